@@ -1,0 +1,196 @@
+"""The five seams of evenhand. Read this file first.
+
+A *program* composes a config, builds these parts and hands them to each other. A part is made by a constructor that
+only stores and checks its arguments; ``load`` touches disk, network and device and gives the working object.
+
+Letters of tensor shapes: B batch, C channels, H height, W width, L tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from evenhand.records import Example, SubjectReading
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEmbedding:
+    """Encoded captions: ``hidden_BLD``, and for SDXL ``pooled_BD`` as well."""
+
+    hidden_BLD: torch.Tensor
+    pooled_BD: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentPosterior:
+    """The VAE's posterior in the UNet's scale: a latent is ``mean_BCHW + std_BCHW * noise``."""
+
+    mean_BCHW: torch.Tensor
+    std_BCHW: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """How images are made; part of what identifies an image."""
+
+    steps: int
+    guidance: float
+    height_px: int
+    width_px: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampling steps must be >= 1, got {self.steps}")
+        if self.guidance < 1.0:
+            raise ValueError(f"guidance must be >= 1 (1 is off), got {self.guidance}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImage:
+    """An RGB image and the sha256 of the noise that it started from."""
+
+    image: Image.Image
+    noise_sha256: str
+
+
+class LoadedBase(Protocol):
+    """A frozen diffusion model on a device, ready to encode, denoise and sample.
+
+    ``unet`` is the module that an adapter is attached to. ``fingerprint`` is the sha256 of its weights without any
+    adapter: an adapter is bound to it. ``encoders_fingerprint`` is that of the VAE and the text encoders, to which
+    cached latents and text embeddings are bound. ``num_train_timesteps`` bounds the timesteps, ``resolution_px`` is the
+    side of the images that the base was trained on, ``prediction_type`` is ``epsilon`` or ``v_prediction``.
+    """
+
+    name: str
+    unet: torch.nn.Module
+    fingerprint: str
+    encoders_fingerprint: str
+    num_train_timesteps: int
+    resolution_px: int
+    prediction_type: str
+
+    def encode_text(self, captions: Sequence[str]) -> TextEmbedding:
+        """Embed captions; ValueError names a caption that is longer than the encoder reads, with its token count."""
+
+    def encode_images(self, pixels_BCHW: torch.Tensor) -> LatentPosterior:
+        """Posterior of pixels in [-1, 1]."""
+
+    def add_noise(
+        self, latents_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, timesteps_B: torch.Tensor
+    ) -> torch.Tensor:
+        """The forward process of the base's own schedule."""
+
+    def target(self, latents_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, timesteps_B: torch.Tensor) -> torch.Tensor:
+        """What the UNet is asked to predict: noise, or v."""
+
+    def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
+        """Signal-to-noise ratio of the forward process, ``(signal / sigma)^2``; it may be 0."""
+
+    def denoise(self, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
+        """The UNet's prediction, with whatever adapter is active."""
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """Inside, ``denoise`` predicts as the base does, whatever is attached to the UNet."""
+
+    def lora_targets(self, preset: str) -> list[str]:
+        """Full names of the UNet modules of a preset; ValueError offers the presets."""
+
+    def generate(
+        self, captions: Sequence[str], seeds: Sequence[int], sampling: SamplingSettings
+    ) -> list[GeneratedImage]:
+        """One image for each (caption, seed), whose noise depends on its seed alone; one batch, in order."""
+
+
+class Base(Protocol):
+    """Where a base model comes from. ``load`` gives fp32 weights on CPU and ``dtype`` frozen weights elsewhere."""
+
+    name: str
+
+    def load(self, *, device: torch.device, dtype: torch.dtype) -> LoadedBase:
+        """Load the frozen model; ValueError when the folder or hub id is not there."""
+
+
+class LoadedReader(Protocol):
+    """A reader on a device."""
+
+    def read(self, images: Sequence[Image.Image]) -> list[list[SubjectReading]]:
+        """For each image, its subject readings: every declared attribute for every subject, in subject order.
+
+        An image in which no subject is found has one reading of subject 0, with the reason, for every attribute.
+        """
+
+
+class Reader(Protocol):
+    """Looks at images. ``attributes`` maps each attribute that it reads to the declared values, in order."""
+
+    name: str
+    attributes: Mapping[str, tuple[str, ...]]
+
+    def load(self, *, device: torch.device) -> LoadedReader:
+        """Load the reader; ValueError when its folder or hub id is not there."""
+
+
+class Recipe(Protocol):
+    """Makes a curated set, example by example. ``num_images`` is how many rows ``build`` yields."""
+
+    num_images: int
+
+    def build(self, folder: Path, *, device: torch.device) -> Iterator[Example]:
+        """Write images under ``folder`` and yield their rows; what an earlier, killed call wrote is kept and reused.
+
+        ``file_name`` of these rows is relative to ``folder``: ``train/000000.png``, ``preserve/000000.png``.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a method sees in one step: latents drawn from cached posteriors, their text, and the step's own noise.
+
+    ``preserve_*`` hold the captions on which the adapted prediction is held to the base's (None without ``preserve``).
+    """
+
+    latents_BCHW: torch.Tensor
+    noise_BCHW: torch.Tensor
+    timesteps_B: torch.Tensor
+    text: TextEmbedding
+    preserve_latents_BCHW: torch.Tensor | None = None
+    preserve_noise_BCHW: torch.Tensor | None = None
+    preserve_timesteps_B: torch.Tensor | None = None
+    preserve_text: TextEmbedding | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossTerms:
+    """``total`` is a scalar with a gradient; ``parts`` are detached scalars for the tracker."""
+
+    total: torch.Tensor
+    parts: Mapping[str, torch.Tensor]
+
+
+class Method(Protocol):
+    """A debias objective. ``uses_preserve`` tells whether its batches need preserve rows."""
+
+    name: str
+    uses_preserve: bool
+
+    def loss(self, base: LoadedBase, batch: Batch) -> LossTerms:
+        """The objective on one batch, with the adapter active on ``base.unet``."""
+
+
+class Tracker(Protocol):
+    """Receives metrics, on rank 0 only. A tracker never stops a run."""
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Record metrics at an optimizer step; steps never go back."""
+
+    def close(self) -> None:
+        """Flush and end."""

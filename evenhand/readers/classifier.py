@@ -1,0 +1,167 @@
+"""Reads images with a transformers image classifier: a folder or any hub id.
+
+The model has one flat vector of logits in named heads: its ``id2label`` entries are ``head=value``, and each head has a
+softmax of its own. A head is read for a subject as ``<place><attribute>``: for one person the place is empty, for three
+people in a picture it is ``0.``, ``1.`` and ``2.``. What the ``kind`` head says decides which heads apply, so that
+nobody's presentation is read from a car.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evenhand.paths import model_path
+from evenhand.records import SubjectReading
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a kind of picture shows: one subject for each place, with these attributes."""
+
+    places: tuple[str, ...]
+    attributes: tuple[str, ...]
+
+
+class Classifier:
+    """See the file's head.
+
+    ``gate`` is the attribute whose value picks an entry of ``shows``; a kind without entry shows no subject, and
+    ``missing`` says so in words. ``min_lead`` is by how much the best value's probability must lead the second's, else
+    the reading is unread. It means the same for two values as for thirty; a bound on the probability would not.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model: str,
+        revision: str | None,
+        attributes: Mapping[str, Sequence[str]],
+        gate: str,
+        shows: Mapping[str, Mapping[str, Sequence[str]]],
+        missing: Mapping[str, str],
+        min_lead: float,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.revision = revision
+        self.attributes: Mapping[str, tuple[str, ...]] = {key: tuple(values) for key, values in attributes.items()}
+        self.gate = gate
+        self.missing = dict(missing)
+        self.min_lead = min_lead
+        if not 0 <= min_lead < 1:
+            raise ValueError(f"reader {name}: min_lead must be at least 0 and below 1, got {min_lead}")
+        if gate not in self.attributes:
+            raise ValueError(f"reader {name}: gate {gate!r} is no attribute; there are {', '.join(self.attributes)}")
+        self.shows = {kind: self._shown(kind, entry) for kind, entry in shows.items()}
+        if set(missing) != set(self.attributes) - {gate}:
+            raise ValueError(
+                f"reader {name}: missing must have a reason for each attribute but {gate}, got {sorted(missing)}"
+            )
+
+    def _shown(self, kind: str, entry: Mapping[str, Sequence[str]]) -> Shown:
+        shown = Shown(places=tuple(entry["places"]), attributes=tuple(entry["attributes"]))
+        unknown = set(shown.attributes) - set(self.attributes)
+        if kind not in self.attributes[self.gate] or unknown or not shown.places:
+            raise ValueError(
+                f"reader {self.name}: shows.{kind} must be a value of {self.gate}, with one place or more and declared "
+                f"attributes; unknown attributes: {sorted(unknown)}"
+            )
+        return shown
+
+    def load(self, *, device: torch.device) -> LoadedClassifier:
+        """The reader on a device; ValueError when it is not there or its labels are not those declared."""
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+        where = model_path(self.model)
+        try:
+            network = AutoModelForImageClassification.from_pretrained(where, revision=self.revision)
+            processor = AutoImageProcessor.from_pretrained(where, revision=self.revision)
+        except OSError as error:
+            raise ValueError(f"reader {self.name}: cannot load {self.model}: {error}") from error
+        heads = self._heads(network.config.id2label)
+        return LoadedClassifier(self, network.float().eval().to(device), processor, heads, device)
+
+    def _heads(self, id2label: Mapping[int, str]) -> dict[str, list[int]]:
+        """Logit numbers of each needed head, in the order of the declared values."""
+        numbers: dict[str, dict[str, int]] = {}
+        for number, label in id2label.items():
+            head, _, value = label.partition("=")
+            numbers.setdefault(head, {})[value] = int(number)
+        needed = {self.gate: self.gate}
+        for shown in self.shows.values():
+            needed |= {place + name: name for place in shown.places for name in shown.attributes}
+        heads = {}
+        for head, attribute in needed.items():
+            declared = self.attributes[attribute]
+            if set(numbers.get(head, {})) != set(declared):
+                raise ValueError(
+                    f"reader {self.name}: head {head!r} of {self.model} has values {sorted(numbers.get(head, {}))}, "
+                    f"but the reader declares {list(declared)} (conf/reader: attributes.{attribute})"
+                )
+            heads[head] = [numbers[head][value] for value in declared]
+        return heads
+
+
+class LoadedClassifier:
+    """See ``evenhand.interfaces.LoadedReader``."""
+
+    def __init__(
+        self,
+        settings: Classifier,
+        network: Any,  # Any: transformers has no types
+        processor: Any,  # Any: transformers has no types
+        heads: Mapping[str, Sequence[int]],
+        device: torch.device,
+    ) -> None:
+        self._settings = settings
+        self._network = network
+        self._processor = processor
+        self._heads = heads
+        self._device = device
+
+    def head_probs(self, images: Sequence[Image.Image]) -> list[dict[str, tuple[float, ...]]]:
+        """Probabilities of every head's values for each image, whether or not the head applies to it."""
+        import torch
+
+        pixels = self._processor(images=[image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            logits_BK = self._network(pixel_values=pixels.to(self._device)).logits.double().cpu()
+        probs = {head: logits_BK[:, numbers].softmax(dim=1).tolist() for head, numbers in self._heads.items()}
+        return [{head: tuple(rows[index]) for head, rows in probs.items()} for index in range(len(images))]
+
+    def read(self, images: Sequence[Image.Image]) -> list[list[SubjectReading]]:
+        """For each image, every declared attribute for every subject that its kind shows."""
+        return [self._subjects(probs) for probs in self.head_probs(images)] if images else []
+
+    def _subjects(self, probs: Mapping[str, tuple[float, ...]]) -> list[SubjectReading]:
+        gate = self._settings.gate
+        kind = self._read_head(0, gate, probs[gate])
+        shown = self._settings.shows.get(kind.value or "", Shown(places=("",), attributes=()))
+        readings = []
+        for subject, place in enumerate(shown.places):
+            for name in self._settings.attributes:
+                if name == gate:
+                    readings.append(self._read_head(subject, gate, probs[gate]))
+                elif name in shown.attributes:
+                    readings.append(self._read_head(subject, name, probs[place + name]))
+                else:
+                    reason = f"{self._settings.missing[name]} ({gate}: {kind.value or kind.unread})"
+                    readings.append(
+                        SubjectReading(subject=subject, attribute=name, value=None, probs=None, unread=reason)
+                    )
+        return readings
+
+    def _read_head(self, subject: int, attribute: str, probs: tuple[float, ...]) -> SubjectReading:
+        values = self._settings.attributes[attribute]
+        best, second = sorted(range(len(values)), key=lambda index: -probs[index])[:2]
+        if probs[best] - probs[second] < self._settings.min_lead:
+            reason = f"undecided ({values[best]} {probs[best]:.2f}, {values[second]} {probs[second]:.2f})"
+            return SubjectReading(subject=subject, attribute=attribute, value=None, probs=probs, unread=reason)
+        return SubjectReading(subject=subject, attribute=attribute, value=values[best], probs=probs, unread=None)

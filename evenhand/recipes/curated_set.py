@@ -1,0 +1,127 @@
+"""A curated set on disk: ``train/`` and ``preserve/``, each an image folder with its ``metadata.jsonl``.
+
+Images are numbered, not named: plain ``datasets`` takes words such as "test" in a file name for a split.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from evenhand.files import atomic_path, write_jsonl_atomic
+from evenhand.interfaces import Recipe
+from evenhand.recipes.curated_plan import CuratedPlan, Slot
+from evenhand.recipes.preserve import Request
+from evenhand.records import Example
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TRAIN = "train"
+PRESERVE = "preserve"
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a set's images come from. ``confirmed_by`` names the reader whose word the labels are, None for a truth."""
+
+    source: str
+    confirmed_by: str | None
+    license: str
+
+    def __post_init__(self) -> None:
+        if not self.license.strip():
+            raise ValueError("license is empty; name the licence of the set's images (recipe.license)")
+
+
+class CuratedRecipe(Recipe, Protocol):
+    """A recipe whose set is planned beforehand, so that it can be certified.
+
+    ``inputs`` are the files and folders on this machine that decide the images.
+    """
+
+    plan: CuratedPlan
+    origin: Origin
+    inputs: Mapping[str, Path]
+
+
+def image_name(folder: str, index: int) -> str:
+    """An image's place in the set: ``train/000007.png``."""
+    return f"{folder}/{index:06d}.png"
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG so that a kill leaves the whole file or none."""
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def train_row(slot: Slot, origin: Origin, *, seed: int) -> Example:
+    """The row of a slot's image: its neutral caption, and the labels that the caption does not name."""
+    return Example(
+        file_name=image_name(TRAIN, slot.index),
+        text=slot.neutral,
+        concept=slot.concept,
+        labels=dict(slot.labels),
+        template=slot.template,
+        source=origin.source,
+        seed=seed,
+        license=origin.license,
+    )
+
+
+def explicit_row(row: Example, slot: Slot) -> Example:
+    """The row of the same image in ``preserve/``, under the caption that names its labels."""
+    return replace(row, file_name=image_name(PRESERVE, slot.index), text=slot.explicit)
+
+
+def request_row(request: Request, origin: Origin, *, index: int, seed: int) -> Example:
+    """The row of a preserve caption's image, which no reader has labelled."""
+    return Example(
+        file_name=image_name(PRESERVE, index),
+        text=request.caption,
+        concept="",
+        labels={},
+        template=request.caption,
+        source=origin.source,
+        seed=seed,
+        license=origin.license,
+    )
+
+
+def place_again(folder: Path, existing: str, name: str) -> None:
+    """Give an image of the set a second place: a hard link where the file system has them, else a copy."""
+    path = folder / name
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        os.link(folder / existing, path)
+        return
+    with atomic_path(path) as temporary:
+        shutil.copyfile(folder / existing, temporary)
+
+
+def write_metadata(folder: Path, rows: Iterable[Example]) -> None:
+    """Write each part's ``metadata.jsonl``, sorted by file name, atomically."""
+    parts: dict[str, list[Example]] = {}
+    for row in rows:
+        part, _, name = row.file_name.partition("/")
+        parts.setdefault(part, []).append(replace(row, file_name=name))
+    for part, members in parts.items():
+        write_jsonl_atomic(folder / part / METADATA, sorted(members, key=attrgetter("file_name")))
+
+
+def explicit_rows(folder: Path, plan: CuratedPlan, rows: Mapping[int, Example]) -> Iterator[Example]:
+    """Place every training image again under its explicit caption; ``rows`` are the training rows by slot index."""
+    for slot in plan.slots:
+        row = explicit_row(rows[slot.index], slot)
+        place_again(folder, rows[slot.index].file_name, row.file_name)
+        yield row

@@ -1,0 +1,61 @@
+"""A tiny curated set on disk: coloured squares with captions, in the format that every training reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.tiny import IMAGE_PX
+
+CONCEPTS = ("mechanic", "nurse", "doctor")
+VALUES = ("woman", "man")
+FORMS = {"woman": "female", "man": "male"}
+
+
+def tiny_set(folder: Path, *, num_per_value: int = 2, seed: int = 0, preserve: bool = True) -> Path:
+    """Write ``train`` (neutral captions) and ``preserve`` (explicit, unrelated and empty captions)."""
+    random = np.random.default_rng(seed)
+    rows: dict[str, list[dict[str, object]]] = {"train": [], "preserve": []}
+    for concept in CONCEPTS:
+        for value in VALUES * num_per_value:
+            labels = {"presentation": value}
+            _add(folder, rows, "train", f"a portrait of a {concept}", concept, labels, random)
+            _add(folder, rows, "preserve", f"a portrait of a {FORMS[value]} {concept}", concept, labels, random)
+    for caption in ("a tree", ""):
+        _add(folder, rows, "preserve", caption, "", {}, random)
+    for split, members in rows.items():
+        if split == "train" or preserve:
+            text = "".join(json.dumps(row) + "\n" for row in members)
+            (folder / split / "metadata.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _add(
+    folder: Path,
+    rows: dict[str, list[dict[str, object]]],
+    split: str,
+    text: str,
+    concept: str,
+    labels: dict[str, str],
+    random: np.random.Generator,
+) -> None:
+    number = len(rows[split])
+    path = folder / split / f"{number:06d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = random.integers(0, 256, size=(4, 4, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((IMAGE_PX, IMAGE_PX), Image.Resampling.NEAREST).save(path)
+    rows[split].append(
+        {
+            "file_name": path.name,
+            "text": text,
+            "concept": concept,
+            "labels": labels,
+            "template": "a portrait of a {}",
+            "source": "random squares",
+            "seed": number,
+            "license": "CC0-1.0",
+        }
+    )
