@@ -129,10 +129,10 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _row(line: bytes, where: str) -> dict[str, Any]:  # Any: JSON
     if not _is_object(line):
         raise ValueError(f"{where} is not a JSON object: {line[:80].decode(errors='replace')!r}")
-    row: dict[str, Any] = json.loads(line)
+    row: dict[str, Any] = json.loads(line)  # Any: JSON
     return row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import socket
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -196,3 +197,14 @@ def test_files_and_functions_stay_readable() -> None:
 def test_a_long_function_is_measured_without_its_docstring() -> None:
     code = 'def f():\n    """One.\n\n    Two.\n    """\n' + "    x = 1\n" * 5
     assert list(function_lines(code)) == [("f", 6)]
+
+
+def test_a_test_cannot_reach_another_machine() -> None:
+    """192.0.2.1 is reserved for documentation: no machine has it."""
+    with pytest.raises(ConnectionRefusedError, match="a test tried to reach"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+def test_a_test_can_reach_its_own_machine() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), timeout=5):
+        pass

@@ -34,7 +34,7 @@ PAGES = [file for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.m
 CI_SCRIPTS = (".ci/run", "scripts/check", "scripts/demo")
 DEMO = ROOT / "scripts" / "demo"
 INSTALLATION = {
-    r"git clone \S+( \S+)?|cd \S+": (".ci/run", "scripts/check"),  # CI starts in a fresh clone
+    r"git clone \S+( && cd \S+)?|cd \S+": (".ci/run", "scripts/check"),  # CI starts in a fresh clone
     r"pip install -e '?\.(\[\S+\])?'?": ("scripts/setup", "--editable"),
     r"pip install '?evenhand\[(wandb|tensorboard)\]'?": ("pyproject.toml", "evenhand[wandb,tensorboard]"),
 }
@@ -166,7 +166,7 @@ def run_block(block: Block, folder: Path) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like the checkout after ``scripts/demo``: its program commands, run with small numbers."""
     folder = tmp_path_factory.mktemp("demo")
-    for name in (*PROGRAM_FOLDERS, "scripts", "conf", "docs"):
+    for name in (*PROGRAM_FOLDERS, "scripts", "conf", "docs", "evenhand"):
         (folder / name).symlink_to(ROOT / name)
     for command in map(as_in_a_script, commands(DEMO.read_text()) if DEMO.is_file() else []):
         if program_of(command) is not None:

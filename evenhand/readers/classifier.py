@@ -31,6 +31,7 @@ class Shown:
 class Classifier:
     """See the file's head.
 
+    ``presence`` maps an attribute to its value for an empty place: where that is read, nothing else is.
     ``gate`` is the attribute whose value picks an entry of ``shows``; a kind without entry shows no subject, and
     ``missing`` says so in words. ``min_lead`` is by how much the best value's probability must lead the second's, else
     the reading is unread. It means the same for two values as for thirty; a bound on the probability would not.
@@ -46,6 +47,7 @@ class Classifier:
         gate: str,
         shows: Mapping[str, Mapping[str, Sequence[str]]],
         missing: Mapping[str, str],
+        presence: Mapping[str, str],
         min_lead: float,
     ) -> None:
         self.name = name
@@ -54,11 +56,15 @@ class Classifier:
         self.attributes: Mapping[str, tuple[str, ...]] = {key: tuple(values) for key, values in attributes.items()}
         self.gate = gate
         self.missing = dict(missing)
+        self.presence = dict(presence)
         self.min_lead = min_lead
         if not 0 <= min_lead < 1:
             raise ValueError(f"reader {name}: min_lead must be at least 0 and below 1, got {min_lead}")
         if gate not in self.attributes:
             raise ValueError(f"reader {name}: gate {gate!r} is no attribute; there are {', '.join(self.attributes)}")
+        for attribute, empty in presence.items():
+            if empty not in self.attributes.get(attribute, ()):
+                raise ValueError(f"reader {name}: presence.{attribute} must be one of its values, got {empty!r}")
         self.shows = {kind: self._shown(kind, entry) for kind, entry in shows.items()}
         if set(missing) != set(self.attributes) - {gate}:
             raise ValueError(
@@ -146,8 +152,13 @@ class LoadedClassifier:
         shown = self._settings.shows.get(kind.value or "", Shown(places=("",), attributes=()))
         readings = []
         for subject, place in enumerate(shown.places):
+            empty = self._emptiness(subject, place, shown, probs)
             for name in self._settings.attributes:
-                if name == gate:
+                if name != gate and empty is not None:
+                    readings.append(
+                        SubjectReading(subject=subject, attribute=name, value=None, probs=None, unread=empty)
+                    )
+                elif name == gate:
                     readings.append(self._read_head(subject, gate, probs[gate]))
                 elif name in shown.attributes:
                     readings.append(self._read_head(subject, name, probs[place + name]))
@@ -157,6 +168,15 @@ class LoadedClassifier:
                         SubjectReading(subject=subject, attribute=name, value=None, probs=None, unread=reason)
                     )
         return readings
+
+    def _emptiness(self, subject: int, place: str, shown: Shown, probs: Mapping[str, tuple[float, ...]]) -> str | None:
+        """Why there is no subject in a place, or None where there is one."""
+        for attribute, empty in self._settings.presence.items():
+            if attribute in shown.attributes:
+                reading = self._read_head(subject, attribute, probs[place + attribute])
+                if reading.value in (None, empty):
+                    return f"{self._settings.missing[attribute]} ({attribute}: {reading.value or reading.unread})"
+        return None
 
     def _read_head(self, subject: int, attribute: str, probs: tuple[float, ...]) -> SubjectReading:
         values = self._settings.attributes[attribute]

@@ -21,6 +21,7 @@ from evenhand.captions.templates import Concept, Template, concepts_of
 from evenhand.records import ANY_CONCEPT, Attribute, Target
 from evenhand.seeds import derive
 
+ANY_ATTRIBUTE = "*"
 NUM_LEAKS_SHOWN = 3
 
 
@@ -48,17 +49,17 @@ class Slot:
 class CuratedPlan:
     """Concepts, cells, quotas and captions of a curated set.
 
-    ``attributes`` are taken in the mapping's order, its keys are free. ``target`` is one choice for every attribute, or
-    a mapping from an attribute's name to its choice, where ``presentation,skin`` asks for a joint target. ``concepts``
-    and ``heldout`` are names or mappings as in `evenhand.captions.templates.concept_of`. Within a concept every cell
-    gets the same sequence of templates, so that wording says nothing about the labels.
+    ``attributes`` are taken in the mapping's order, its keys are free. ``targets`` maps an attribute's name to its
+    choice; ``presentation,skin`` asks for a joint target, ``"*"`` is for all attributes that no other key names.
+    ``concepts`` and ``heldout`` are names or mappings as in `evenhand.captions.templates.concept_of`. Within a concept
+    every cell gets the same sequence of templates, so that wording says nothing about the labels.
     """
 
     def __init__(
         self,
         *,
         attributes: Mapping[str, Attribute],
-        target: TargetChoice | Mapping[str, TargetChoice],
+        targets: Mapping[str, TargetChoice],
         concepts: Sequence[str | Mapping[str, str]],
         heldout: Sequence[str | Mapping[str, str]],
         templates: Sequence[str],
@@ -72,7 +73,7 @@ class CuratedPlan:
         self.images_per_concept = images_per_concept
         self.seed = seed
         self._check_lists()
-        self.targets = tuple(_targets(self.attributes, target))
+        self.targets = tuple(_targets(self.attributes, targets))
         self._check_targets()
         shares = {item.name: cell_shares(self.attributes, self.targets, item.name) for item in self.concepts}
         check_feasible(self.attributes, shares, count=images_per_concept)
@@ -147,17 +148,18 @@ class CuratedPlan:
         )
 
 
-def _targets(attributes: Sequence[Attribute], target: TargetChoice | Mapping[str, TargetChoice]) -> list[Target]:
-    """The targets of all attributes, from one choice or from a choice for each attribute or joint of attributes."""
-    if not isinstance(target, Mapping):
-        return [item for attribute in attributes for item in target.targets(attribute)]
+def _targets(attributes: Sequence[Attribute], choices: Mapping[str, TargetChoice]) -> list[Target]:
+    """The targets of all attributes; ``"*"`` is the choice for each attribute that no other key names."""
     by_name = {attribute.name: attribute for attribute in attributes}
+    named = [name for key in choices if key != ANY_ATTRIBUTE for name in key.split(JOINT)]
+    unknown = [name for name in named if name not in by_name]
+    if unknown:
+        raise ValueError(f"target for attribute {unknown[0]!r}, but the attributes are {', '.join(by_name)}")
+    others = [name for name in by_name if name not in named]
     found: list[Target] = []
-    for key, choice in target.items():
-        names = key.split(JOINT)
-        unknown = [name for name in names if name not in by_name]
-        if unknown:
-            raise ValueError(f"target for attribute {unknown[0]!r}, but the attributes are {', '.join(by_name)}")
-        members = [by_name[name] for name in names]
-        found += choice.targets(members[0] if len(members) == 1 else joint_attribute(members))
+    for key, choice in choices.items():
+        groups = [[name] for name in others] if key == ANY_ATTRIBUTE else [key.split(JOINT)]
+        for names in groups:
+            members = [by_name[name] for name in names]
+            found += choice.targets(members[0] if len(members) == 1 else joint_attribute(members))
     return found

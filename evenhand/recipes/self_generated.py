@@ -203,7 +203,7 @@ class SelfGenerated:
                 f"{key[0]}, cell {cell_name(self.plan.attributes, key[1])}: {quota[key] - empty[key]} of {quota[key]} "
                 f"confirmed in {tried[key]} attempts (refused: {reasons})"
             )
-        more = f"; and {len(spent) - NUM_SHOWN} more cells" if len(spent) > NUM_SHOWN else ""
+        more = f"; and {len(spent) - NUM_SHOWN} more" if len(spent) > NUM_SHOWN else ""
         raise ValueError(
             f"budget spent for {'; '.join(told)}{more}; the base hardly makes these: raise max_attempts_factor "
             f"(now {self.max_attempts_factor}; the same command then goes on), or change templates or target"
@@ -304,8 +304,8 @@ def _refusal(subjects: Sequence[SubjectReading], wanted: Mapping[str, str]) -> s
         if not readings:
             return f"{name} unread"
         for reading in readings:
-            if reading.value is None:
-                return f"{name} unread: {reading.unread}"
+            if reading.unread is not None:
+                return f"{name} unread: {reading.unread.partition(' (')[0]}"  # details differ from image to image
             if reading.value != value:
                 return f"{name}={reading.value}"
     return None

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import evenhand
-from evenhand.files import write_text_atomic
+from evenhand.files import atomic_path, write_text_atomic
 from evenhand.plan import Plan, load_plan
 from evenhand.records import Estimate
+from evenhand.report.contact_sheet import SHEET_FILE, contact_sheet
 from evenhand.report.estimates import SHIFT
 from evenhand.report.pictures import grids, share_plots
 from evenhand.report.results import Results, analyse_folder, number, signed, write_results
@@ -115,9 +116,14 @@ def markdown_cell(text: str) -> str:
 
 
 def write_report(folder: Path) -> Results:
-    """Analyse an evaluation folder and write results.json, report.html and report.md into it; the results."""
+    """Analyse an evaluation folder and write results.json, report.html, report.md and before_after.png into it."""
     results = analyse_folder(folder)
-    html, markdown = render(load_plan(folder), results, folder)
+    plan = load_plan(folder)
+    html, markdown = render(plan, results, folder)
+    sheet = contact_sheet(plan, folder)
+    if sheet is not None:
+        with atomic_path(folder / SHEET_FILE) as temporary:
+            sheet.save(temporary, format="PNG", optimize=True)
     write_results(results, folder)
     write_text_atomic(folder / HTML_FILE, html)
     write_text_atomic(folder / MARKDOWN_FILE, markdown)

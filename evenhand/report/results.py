@@ -200,7 +200,8 @@ def _answer(
         values = " and ".join(plan.attributes[attribute]) if len(plan.attributes[attribute]) == 2 else "values"
         verb = {"reduced": "fell", "increased": "rose"}.get(_word(change), "was not shown to change:")
         less = ""
-        if reduction is not None and reduction.value is not None and reduction.low is not None:
+        if _word(change) == "reduced" and reduction is not None and reduction.value is not None:
+            assert reduction.low is not None
             assert reduction.high is not None
             less = f"; {percent(reduction.value)} % less, {percent(reduction.low)} to {percent(reduction.high)}"
         parts.append(

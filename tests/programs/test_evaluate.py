@@ -76,10 +76,10 @@ def test_a_null_adapter_is_measured_from_plan_to_report_as_no_change(
     sd: LoadedStableDiffusion, tiny_folder: Path, tmp_path: Path
 ) -> None:
     adapter = saved_adapter(sd, tmp_path / "adapter", strength=0.0)
-    code, out, err = run("shift.py", *shift_overrides(tiny_folder, adapter, tmp_path), "run_name=null", cwd=tmp_path)
+    code, out, err = run("shift.py", *shift_overrides(tiny_folder, adapter, tmp_path), "run_name=zeros", cwd=tmp_path)
     assert code == 0, err
-    folder = tmp_path / "runs" / "shift" / "null"
-    assert out.strip().endswith("runs/shift/null/report.html")
+    folder = tmp_path / "runs" / "shift" / "zeros"
+    assert out.strip().endswith("runs/shift/zeros/report.html")
     results = json.loads((folder / "results.json").read_text())
     assert out.startswith(results["answer"])
     assert [verdict["verdict"] for verdict in results["verdicts"]] == ["no change shown"]

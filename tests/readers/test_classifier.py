@@ -14,10 +14,15 @@ from evenhand.readers.classifier import Classifier, LoadedClassifier
 from evenhand.records import SubjectReading
 
 SIZE_PX = 32
-ATTRIBUTES = {"kind": ["person", "group", "car"], "presentation": ["woman", "man"], "glasses": ["worn", "absent"]}
+ATTRIBUTES = {
+    "kind": ["person", "group", "car"],
+    "presentation": ["woman", "man"],
+    "glasses": ["worn", "absent"],
+    "subject": ["someone", "nobody"],
+}
 SHOWS = {
     "person": {"places": [""], "attributes": ["presentation", "glasses"]},
-    "group": {"places": ["0.", "1."], "attributes": ["presentation"]},
+    "group": {"places": ["0.", "1."], "attributes": ["presentation", "subject"]},
 }
 # The logits of the model are shuffled against the declared order: only their names count.
 LABELS = (
@@ -32,6 +37,10 @@ LABELS = (
     "0.presentation=woman",
     "0.presentation=man",
     "1.presentation=man",
+    "0.subject=someone",
+    "0.subject=nobody",
+    "1.subject=nobody",
+    "1.subject=someone",
 )
 
 
@@ -63,14 +72,20 @@ def choice(folder: Path, **changes: Any) -> Classifier:
         "attributes": ATTRIBUTES,
         "gate": "kind",
         "shows": SHOWS,
-        "missing": {"presentation": "no person found", "glasses": "no single person found"},
+        "missing": {
+            "presentation": "no person found",
+            "glasses": "no single person found",
+            "subject": "nobody in this place",
+        },
+        "presence": {"subject": "nobody"},
         "min_lead": 0.2,
     }
     return Classifier(**{**settings, **changes})
 
 
 def loaded(folder: Path, logits: dict[str, float]) -> LoadedClassifier:
-    """A reader that sees ``logits`` in every image, and zero for every other label."""
+    """A reader that sees ``logits`` in every image, somebody in each place, and zero for every other label."""
+    logits = {"0.subject=someone": 5.0, "1.subject=someone": 5.0, **logits}
     reader = choice(folder).load(device=torch.device("cpu"))
     linear = reader._network.classifier[1]
     with torch.no_grad():
@@ -84,7 +99,9 @@ def read(folder: Path, logits: dict[str, float]) -> list[SubjectReading]:
 
 
 def summary(readings: list[SubjectReading]) -> list[tuple[int, str, str | None]]:
-    return [(reading.subject, reading.attribute, reading.value) for reading in readings]
+    return [
+        (reading.subject, reading.attribute, reading.value) for reading in readings if reading.attribute != "subject"
+    ]
 
 
 def test_one_person_is_read_in_the_heads_of_one_person(folder: Path) -> None:
@@ -108,6 +125,17 @@ def test_a_group_has_a_subject_for_each_place(folder: Path) -> None:
     assert readings[2].unread == "no single person found (kind: group)"
 
 
+def test_an_empty_place_of_a_group_is_a_subject_that_is_not_read(folder: Path) -> None:
+    logits = {"kind=group": 5, "0.presentation=woman": 3, "1.presentation=man": 3}
+    readings = read(folder, {**logits, "1.subject=nobody": 9})
+    values = {(reading.subject, reading.attribute): reading.value for reading in readings}
+    assert (values[0, "presentation"], values[1, "presentation"]) == ("woman", None)
+    reasons = {reading.unread for reading in readings if reading.subject == 1 and reading.attribute != "kind"}
+    assert reasons == {"nobody in this place (subject: nobody)"}
+    # Control: with somebody there, the same head is read.
+    assert (1, "presentation", "man") in summary(read(folder, logits))
+
+
 def test_nobody_is_read_from_a_car_however_sure_the_head_is(folder: Path) -> None:
     readings = read(folder, {"kind=car": 5, "presentation=woman": 20, "glasses=worn": 20})
     assert summary(readings) == [(0, "kind", "car"), (0, "presentation", None), (0, "glasses", None)]
@@ -124,7 +152,7 @@ def test_a_small_lead_is_undecided_and_a_larger_one_is_read(folder: Path) -> Non
 
 def test_an_unclear_kind_shows_nobody(folder: Path) -> None:
     readings = read(folder, {"presentation=woman": 9})
-    assert [reading.value for reading in readings] == [None, None, None]
+    assert {reading.value for reading in readings} == {None}
     assert readings[1].unread is not None
     assert "undecided" in readings[1].unread
 

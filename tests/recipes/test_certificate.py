@@ -31,7 +31,7 @@ ORIGIN = Origin(source="self:painted", confirmed_by="painted_reader", license="c
 def plan(target: Any = None) -> CuratedPlan:
     return CuratedPlan(
         attributes={"first": PRESENTATION},
-        target=target or Uniform(),
+        targets={"*": target or Uniform()},
         concepts=["mechanic", "nurse"],
         heldout=["pilot"],
         templates=["a portrait of {a_concept}"],

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evenhand.compose import compose_config
 from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.records import Attribute
 from evenhand.targets import Table, Uniform
@@ -28,7 +30,7 @@ SAME_FORMS = Attribute(name="x", values=("p", "q"), forms={"p": "{}", "q": "{}"}
 def plan(**changes: Any) -> CuratedPlan:
     arguments: dict[str, Any] = {
         "attributes": {"first": PRESENTATION},
-        "target": Uniform(),
+        "targets": {"*": Uniform()},
         "concepts": ["mechanic", "nurse", "electrician"],
         "heldout": ["pilot"],
         "templates": ["a portrait of {a_concept}", "{a_concept} at work"],
@@ -65,7 +67,7 @@ def test_wording_says_nothing_about_the_labels() -> None:
 
 def test_a_new_attribute_with_an_uneven_target_needs_no_code() -> None:
     target = Table(rows={"*": [0.6, 0.25, 0.15]}, source="a survey")
-    slots = plan(attributes={"a": AGE}, target=target, images_per_concept=20).slots
+    slots = plan(attributes={"a": AGE}, targets={"*": target}, images_per_concept=20).slots
     assert Counter(slot.labels["age"] for slot in slots) == {
         "young": 36,
         "grown": 15,
@@ -82,13 +84,13 @@ def test_two_attributes_are_crossed_and_their_forms_stack() -> None:
 
 def test_a_joint_target_can_leave_cells_out() -> None:
     joint = Table(rows={"*": [0.5, 0.0, 0.0, 0.0, 0.0, 0.5]}, source="only these")
-    crossed = plan(attributes={"a": PRESENTATION, "b": AGE}, target={"presentation,age": joint})
+    crossed = plan(attributes={"a": PRESENTATION, "b": AGE}, targets={"presentation,age": joint, "*": Uniform()})
     assert {slot.cell for slot in crossed.slots} == {("woman", "young"), ("man", "old")}
 
 
 def test_each_attribute_can_have_its_own_target() -> None:
-    targets = {"presentation": Uniform(), "age": Table(rows={"*": [0.5, 0.5, 0.0]}, source="x")}
-    crossed = plan(attributes={"a": PRESENTATION, "b": AGE}, target=targets, images_per_concept=8)
+    targets = {"*": Uniform(), "age": Table(rows={"*": [0.5, 0.5, 0.0]}, source="x")}
+    crossed = plan(attributes={"a": PRESENTATION, "b": AGE}, targets=targets, images_per_concept=8)
     assert Counter(slot.labels["age"] for slot in crossed.slots) == {"young": 12, "grown": 12}  # by hand: 3 x 8 halved
 
 
@@ -107,10 +109,10 @@ def test_each_attribute_can_have_its_own_target() -> None:
         ({"concepts": ["policeman man"]}, "captions leak: 'man'"),
         ({"images_per_concept": 1}, "quota of mechanic, cell presentation=woman"),
         ({"images_per_concept": 0}, "images_per_concept must be >= 1, got 0"),
-        ({"target": {"age": Uniform()}}, "target for attribute 'age', but the attributes are presentation"),
-        ({"target": {}}, "attribute presentation has no target"),
-        ({"target": Table(rows={"*": [0.2, 0.3, 0.5]}, source="x")}, "needs 2 shares"),
-        ({"target": Table(rows={"*": [0.5, 0.5], "nurze": [0.1, 0.9]}, source="x")}, "unknown concept 'nurze'"),
+        ({"targets": {"age": Uniform()}}, "target for attribute 'age', but the attributes are presentation"),
+        ({"targets": {}}, "attribute presentation has no target"),
+        ({"targets": {"*": Table(rows={"*": [0.2, 0.3, 0.5]}, source="x")}}, "needs 2 shares"),
+        ({"targets": {"*": Table(rows={"*": [0.5, 0.5], "nurze": [0.1, 0.9]}, source="x")}}, "unknown concept 'nurze'"),
         ({"attributes": {"a": SAME_FORMS}}, "attribute x: two values have the same form"),
     ],
 )
@@ -128,3 +130,27 @@ def test_two_hundred_concepts_with_six_cells_of_ten_are_planned_in_seconds() -> 
     )
     assert time.process_time() - start < 10
     assert len(large.slots) == 12_000
+
+
+def test_a_second_attribute_and_a_joint_target_take_a_few_lines_of_yaml(tmp_path: Path) -> None:
+    experiment = tmp_path / "experiment" / "joint.yaml"
+    experiment.parent.mkdir()
+    experiment.write_text(
+        "# @package _global_\n"
+        "defaults:\n"
+        "  - /attribute@recipe.plan.attributes.second: skin\n"
+        "recipe:\n"
+        "  plan:\n"
+        "    targets:\n"
+        '      "presentation,skin":\n'
+        "        _target_: evenhand.targets.Table\n"
+        '        rows: {"*": [0.25, 0.15, 0.1, 0.2, 0.2, 0.1]}\n'
+        "        source: example\n"
+    )
+    config = compose_config(
+        "build", ["experiment=joint", "recipe=tinytown_renders", f"hydra.searchpath=[file://{tmp_path}]"]
+    )
+    wanted = config.build("recipe").plan
+    counts = Counter(slot.cell for slot in wanted.slots)
+    # By hand: 320 images times 0.25, 0.15, 0.1, 0.2, 0.2, 0.1.
+    assert [counts[cell] for cell in wanted.cells] == [80, 48, 32, 64, 64, 32]

@@ -35,7 +35,7 @@ def recipe(base: PaintedBase, reader: Any = None, **changes: Any) -> SelfGenerat
     arguments: dict[str, Any] = {
         "plan": CuratedPlan(
             attributes={"first": PRESENTATION},
-            target=Uniform(),
+            targets={"*": Uniform()},
             concepts=["mechanic", "nurse", "judge"],
             heldout=["pilot"],
             templates=["a portrait of {a_concept}", "{a_concept} at work", "a photo of {a_concept}"],
@@ -206,10 +206,12 @@ def test_every_subject_of_a_picture_must_show_the_labels(tmp_path: Path) -> None
 def test_an_unread_image_is_refused_with_the_readers_reason(tmp_path: Path) -> None:
     class Blind(PaintedReader):
         def read(self, images: Any) -> list[list[SubjectReading]]:
-            unread = SubjectReading(subject=0, attribute="presentation", value=None, probs=None, unread="too dark")
+            unread = SubjectReading(
+                subject=0, attribute="presentation", value=None, probs=None, unread="too dark (0.13)"
+            )
             return [[unread] for _ in images]
 
-    with pytest.raises(ValueError, match="presentation unread: too dark"):
+    with pytest.raises(ValueError, match=r"refused: presentation unread: too dark 4x\)"):
         build(tmp_path, recipe(PaintedBase(), Blind(), concept_attribute=None, max_attempts_factor=1))
 
 

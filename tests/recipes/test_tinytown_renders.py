@@ -38,7 +38,7 @@ def recipe(
 ) -> TinytownRenders:
     plan = CuratedPlan(
         attributes={"first": attribute},
-        target=Uniform(),
+        targets={"*": Uniform()},
         concepts=concepts,
         heldout=["pilot"],
         templates=["a picture of {a_concept}"],

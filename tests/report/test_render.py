@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evenhand.report.contact_sheet import CELL_PX, SHEET_FILE
 from evenhand.report.render import markdown_cell, write_report
 from tests.folders import drawn_readings, plan_row, prompt_row, write_folder
 
@@ -95,7 +97,8 @@ def test_the_report_is_made_without_images_and_says_so(folder: Path) -> None:
     assert page_of(folder).alts == []
 
 
-def test_before_and_after_pairs_are_shown_with_alt_text(folder: Path) -> None:
+def add_images(folder: Path, colors: Mapping[str, tuple[int, int, int]]) -> None:
+    """Images of two seeds for the first four prompts, each arm in one colour."""
     plan = json.loads((folder / "plan.json").read_text())
     seeds = {prompt["id"]: list(range(12)) for prompt in plan["prompts"]}
     fields = ["base", "base_fingerprint", "encoders_fingerprint", "adapter_sha256", "device"]
@@ -114,7 +117,7 @@ def test_before_and_after_pairs_are_shown_with_alt_text(folder: Path) -> None:
             for seed in range(2):
                 path = f"images/{arm}/{prompt['id']}/{seed}.png"
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (200, 8), (seed, 2, 3)).save(folder / path)
+                Image.new("RGB", (200, 8), colors[arm]).save(folder / path)
                 row = {
                     "prompt_id": prompt["id"],
                     "seed": seed,
@@ -125,11 +128,28 @@ def test_before_and_after_pairs_are_shown_with_alt_text(folder: Path) -> None:
                 }
                 lines.append(json.dumps(row) + "\n")
     (folder / "images.jsonl").write_text("".join(lines))
+
+
+def test_before_and_after_pairs_are_shown_with_alt_text(folder: Path) -> None:
+    add_images(folder, {"base": (1, 2, 3), "adapted": (1, 2, 3)})
     write_report(folder)
     page = page_of(folder)
     assert len(page.alts) == 4 * 2 * 2
     assert f"a portrait of {NASTY}, base, seed 0" in page.alts
     assert all(source.startswith("data:image/jpeg") for source in page.sources)
+
+
+def test_the_contact_sheet_has_the_base_above_the_adapted(folder: Path) -> None:
+    write_report(folder)
+    assert not (folder / SHEET_FILE).exists()  # control: without images there is no sheet
+    add_images(folder, {"base": (255, 0, 0), "adapted": (0, 0, 255)})
+    write_report(folder)
+    with Image.open(folder / SHEET_FILE) as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).reshape(-1, sheet.width, 3)
+    rows_of = [np.nonzero((pixels == color).all(axis=2))[0] for color in ((255, 0, 0), (0, 0, 255))]
+    assert rows_of[0].max() < rows_of[1].min()
+    # Four concepts and two seeds in each arm.
+    assert [len(rows) for rows in rows_of] == [4 * 2 * CELL_PX**2] * 2
 
 
 def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:

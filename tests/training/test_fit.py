@@ -113,16 +113,22 @@ def equal(first: Adapter, second: Adapter) -> bool:
     return all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_training_lowers_the_loss_and_leaves_the_base_bit_for_bit(stage, tmp_path) -> None:
-    long = stage(steps=40, learning_rate=5e-3, log_every_steps=10, checkpoint_every_steps=40)
-    tracker = Remember()
+def test_training_lowers_the_loss_of_the_same_batches_and_leaves_the_base_bit_for_bit(stage, tmp_path) -> None:
+    long = stage(steps=24, learning_rate=2e-2, log_every_steps=8, checkpoint_every_steps=24)
+    method = Curated(preserve_weight=1.0, min_snr_gamma=None)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return sum(method.loss(long.base, long.batches.at(step)).total.item() for step in range(4)) / 4
+
+    before, tracker = loss(), Remember()
     result = long.run(tmp_path / "checkpoints", tracker)
+    assert loss() < 0.98 * before  # the rest is noise that the frozen random head cannot predict
     assert result.finished
-    assert list(tracker.lines) == [10, 20, 30, 40]
-    assert tracker.lines[40]["denoise"] < 0.9 * tracker.lines[10]["denoise"]
-    assert result.loss == tracker.lines[40]["loss"]
+    assert list(tracker.lines) == [8, 16, 24]
+    assert result.loss == tracker.lines[24]["loss"]
     assert weights_fingerprint(long.base.unet) == long.base.fingerprint
-    assert any(value.any() for name, value in long.adapter.tensors().items() if ".lora_B." in name)
+    assert all(value.any() for name, value in long.adapter.tensors().items() if ".lora_B." in name)
 
 
 def test_the_same_seed_gives_the_same_adapter_bit_for_bit(stage, tmp_path) -> None:
