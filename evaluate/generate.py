@@ -18,8 +18,8 @@ NOT_IN_THE_IMAGES = (*NOT_RESULTS, "adapter", "device", "read_batch_size")
 @program("evaluate")
 def main(config: Config) -> None:
     # Everything that is wrong in the config ends here, before a model is loaded.
+    from evenhand.evaluation.question import ask, plan_evaluation
     from evenhand.generation import adapter_file, finish_images, generate_arms
-    from evenhand.planning import ask, plan_evaluation
 
     reader, base_choice, sampling = config.build("reader"), config.build("base"), config.build("sampling")
     question = ask(
@@ -38,8 +38,8 @@ def main(config: Config) -> None:
     import torch
     from accelerate import PartialState
 
+    from evenhand.evaluation.plan import freeze_plan
     from evenhand.files import sha256_file
-    from evenhand.plan import freeze_plan
 
     state = PartialState(cpu=device_name == "cpu" or not torch.cuda.is_available())
     rank, num_ranks = state.process_index, state.num_processes

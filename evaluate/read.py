@@ -15,9 +15,9 @@ PROVENANCE = "provenance.read.json"
 
 @program("read")
 def main(config: Config) -> None:
-    from evenhand.evaluation import READINGS_FILE
-    from evenhand.plan import load_plan
-    from evenhand.reading import compare_unrelated, read_images
+    from evenhand.evaluation.folder import READINGS_FILE
+    from evenhand.evaluation.plan import load_plan
+    from evenhand.evaluation.reading import compare_unrelated, read_images
 
     reader = config.build("reader")
     folder, device_name = Path(config.value("run", str)), config.value("device", str)

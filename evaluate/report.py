@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from evenhand.compose import Config, program
-from evenhand.evaluation import READINGS_FILE
-from evenhand.plan import PLAN_FILE
+from evenhand.evaluation.folder import READINGS_FILE
+from evenhand.evaluation.plan import PLAN_FILE
 from evenhand.report.render import HTML_FILE, write_report
 from evenhand.run import NOT_RESULTS, Run
 

@@ -19,8 +19,8 @@ EXIT_GUARD_FAILED = 3
 @program("evaluate")
 def main(config: Config) -> None:
     # Everything that is wrong in the config ends here, before a model is loaded.
+    from evenhand.evaluation.question import ask, plan_evaluation
     from evenhand.generation import adapter_file, finish_images, generate_arms
-    from evenhand.planning import ask, plan_evaluation
 
     reader, base_choice, sampling = config.build("reader"), config.build("base"), config.build("sampling")
     question = ask(
@@ -39,9 +39,9 @@ def main(config: Config) -> None:
     import torch
     from accelerate import PartialState
 
+    from evenhand.evaluation.plan import freeze_plan
+    from evenhand.evaluation.reading import compare_unrelated, read_images
     from evenhand.files import sha256_file
-    from evenhand.plan import freeze_plan
-    from evenhand.reading import compare_unrelated, read_images
     from evenhand.report.render import HTML_FILE, write_report
 
     state = PartialState(cpu=device_name == "cpu" or not torch.cuda.is_available())

@@ -15,10 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from evenhand import adapters
-from evenhand.evaluation import IMAGES_FILE, image_key, image_path, load_images, planned_images
+from evenhand.evaluation.folder import IMAGES_FILE, image_key, image_path, load_images, planned_images
+from evenhand.evaluation.plan import Plan
 from evenhand.files import append_jsonl, atomic_path, sha256_file, write_jsonl_atomic
 from evenhand.interfaces import GeneratedImage, LoadedBase, SamplingSettings
-from evenhand.plan import Plan
 from evenhand.records import ImageRecord, Prompt
 
 log = logging.getLogger(__name__)

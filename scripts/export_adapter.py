@@ -1,6 +1,6 @@
 """Write an adapter in the layout that ComfyUI and A1111 read.
 
-    python scripts/export_adapter.py adapter=runs/default/<run_name>/adapter to=mechanics.safetensors
+python scripts/export_adapter.py adapter=runs/default/<run_name>/adapter to=mechanics.safetensors
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from PIL import Image
 
 from evenhand import adapters
 from evenhand.bases.sd import LoadedStableDiffusion
-from evenhand.evaluation import load_images
+from evenhand.evaluation.folder import load_images
+from evenhand.evaluation.plan import GenerationPlan, Plan, parse_plan
 from evenhand.files import sha256_file
 from evenhand.generation import (
     adapter_file,
@@ -25,7 +26,6 @@ from evenhand.generation import (
     require_identity,
     unfinished_batches,
 )
-from evenhand.plan import GenerationPlan, Plan, parse_plan
 from tests.folders import plan_row, prompt_row
 
 PROMPTS = [prompt_row("heldout", "mechanic"), prompt_row("heldout", "nurse"), prompt_row("unrelated", "car")]

@@ -19,9 +19,9 @@ PROGRAM_FOLDERS = ("train", "evaluate", "data_recipes", "scripts")
 LAYERS = (
     {"__init__", "records", "seeds", "paths", "files"},
     {"interfaces", "compose"},
-    {"bases", "captions", "readers", "stats", "trackers", "run", "tinytown", "plan", "targets"},
-    {"adapters", "data", "methods", "recipes", "suites", "evaluation"},
-    {"training", "generation", "reading", "report", "planning"},
+    {"bases", "captions", "readers", "stats", "trackers", "run", "tinytown"},
+    {"adapters", "data", "methods", "recipes", "evaluation"},
+    {"training", "generation", "report"},
     {"__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from evenhand.evaluation import load_images
-from evenhand.plan import Plan
+from evenhand.evaluation.folder import load_images
+from evenhand.evaluation.plan import Plan
 from evenhand.records import ImageRecord, Prompt
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evenhand.plan import Plan
+from evenhand.evaluation.plan import Plan
 from evenhand.records import Estimate
 from evenhand.report.tables import Floats, PromptShares, ReadingTable, Shares
 from evenhand.stats import distances

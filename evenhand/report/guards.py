@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evenhand.evaluation import Similarity
-from evenhand.plan import Plan
+from evenhand.evaluation.folder import Similarity
+from evenhand.evaluation.plan import Plan
 from evenhand.records import Estimate, Guard, Prompt
 from evenhand.report.estimates import DIRECTED_SUITES, SHIFT, one_share, one_shift
 from evenhand.report.tables import Floats, ReadingTable

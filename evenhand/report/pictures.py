@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from evenhand.evaluation import ImageKey, load_images
-from evenhand.plan import Plan
+from evenhand.evaluation.folder import ImageKey, load_images
+from evenhand.evaluation.plan import Plan
 from evenhand.records import Estimate, ImageRecord, Prompt
 from evenhand.report.results import Results
 

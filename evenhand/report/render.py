@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import evenhand
+from evenhand.evaluation.plan import Plan, load_plan
 from evenhand.files import atomic_path, write_text_atomic
-from evenhand.plan import Plan, load_plan
 from evenhand.records import Estimate
 from evenhand.report.contact_sheet import SHEET_FILE, contact_sheet
 from evenhand.report.estimates import SHIFT

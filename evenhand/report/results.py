@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evenhand.evaluation import Similarity, load_readings, load_similarities
+from evenhand.evaluation.folder import Similarity, load_readings, load_similarities
+from evenhand.evaluation.plan import Plan, load_plan, plan_sha256
 from evenhand.files import write_json_atomic
-from evenhand.plan import Plan, load_plan, plan_sha256
 from evenhand.records import Estimate, Guard, Reading
 from evenhand.report.estimates import SHIFT, distribution_estimates
 from evenhand.report.guards import guards, shown_estimates, similarity_estimates

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evenhand.plan import Plan
+from evenhand.evaluation.plan import Plan
 from evenhand.records import Prompt, Reading
 
 Floats = NDArray[np.float64]

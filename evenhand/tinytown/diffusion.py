@@ -21,8 +21,8 @@ from evenhand.tinytown.engine import EngineSettings, fit
 from evenhand.tinytown.renders import Renders
 from evenhand.tinytown.text import token_ids_BL
 
-# As min-SNR (arXiv 2303.09556, gamma 5) does, weights fall where there is little noise. Unlike it they stay 1 where there is
-# much: there it is decided who is pictured, which is what tinytown is about.
+# As min-SNR (arXiv 2303.09556, gamma 5) does, weights fall where there is little noise. Unlike it they stay 1 where
+# there is much: there it is decided who is pictured, which is what tinytown is about.
 GAMMA = 5.0
 
 
@@ -47,8 +47,8 @@ def new_unet(*, latent_channels: int, seed: int) -> UNet2DConditionModel:
 def new_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule, with v-prediction, zero terminal SNR and trailing spacing (arXiv 2305.08891).
 
-    Without zero terminal SNR, the mean colour shows through the last step of the noise: pictures sampled from pure noise
-    would then not have the shares that training showed.
+    Without zero terminal SNR, the mean colour shows through the last step of the noise: pictures sampled from pure
+    noise would then not have the shares that training showed.
     """
     return DDIMScheduler(
         beta_start=0.00085,

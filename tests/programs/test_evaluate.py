@@ -22,7 +22,7 @@ from tests.test_generation import saved_adapter
 ROOT = Path(__file__).resolve().parents[2]
 EXIT_USER_ERROR, EXIT_GUARD_FAILED = 2, 3
 SUITE = {
-    "_target_": "evenhand.suites.Suites",
+    "_target_": "evenhand.evaluation.suites.Suites",
     "concepts": {"people": ["mechanic", "nurse"], "objects": ["car"]},
     "num_seeds": {"heldout": 3, "explicit": 1, "unrelated": 2},
     "groups": [

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from evenhand.evaluation.targets import Table, Uniform
 from evenhand.files import append_jsonl, read_jsonl, sha256_file, write_jsonl_atomic
 from evenhand.recipes.card import dataset_card
 from evenhand.recipes.certificate import certify
@@ -17,7 +18,6 @@ from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.recipes.curated_set import Origin, train_row, write_metadata
 from evenhand.recipes.self_generated import ATTEMPTS
 from evenhand.records import Attribute
-from evenhand.targets import Table, Uniform
 
 PRESENTATION = Attribute(
     name="presentation",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from evenhand.compose import compose_config
+from evenhand.evaluation.targets import Table, Uniform
 from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.records import Attribute
-from evenhand.targets import Table, Uniform
 
 PRESENTATION = Attribute(
     name="presentation",
@@ -143,7 +143,7 @@ def test_a_second_attribute_and_a_joint_target_take_a_few_lines_of_yaml(tmp_path
         "  plan:\n"
         "    targets:\n"
         '      "presentation,skin":\n'
-        "        _target_: evenhand.targets.Table\n"
+        "        _target_: evenhand.evaluation.targets.Table\n"
         '        rows: {"*": [0.25, 0.15, 0.1, 0.2, 0.2, 0.1]}\n'
         "        source: example\n"
     )

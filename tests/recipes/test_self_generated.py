@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from evenhand.evaluation.targets import Uniform
 from evenhand.files import read_jsonl
 from evenhand.interfaces import SamplingSettings
 from evenhand.recipes.curated_plan import CuratedPlan
@@ -18,7 +19,6 @@ from evenhand.recipes.curated_set import write_metadata
 from evenhand.recipes.preserve import Preserve
 from evenhand.recipes.self_generated import ATTEMPTS, SelfGenerated
 from evenhand.records import Attribute, Example, SubjectReading
-from evenhand.targets import Uniform
 from tests.painted import OCCUPATIONS, PRESENTATIONS, SIZE_PX, PaintedBase, PaintedReader
 
 CPU = torch.device("cpu")

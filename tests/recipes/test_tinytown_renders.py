@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from evenhand.evaluation.targets import Uniform
 from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.recipes.preserve import Preserve
 from evenhand.recipes.renders import TinytownRenders
 from evenhand.records import Attribute
-from evenhand.targets import Uniform
 from evenhand.tinytown.world import tinytown
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evenhand.evaluation import Similarity
-from evenhand.plan import parse_plan
+from evenhand.evaluation.folder import Similarity
+from evenhand.evaluation.plan import parse_plan
 from evenhand.records import Estimate, Guard, Reading
 from evenhand.report.results import Results, analyse, analyse_folder, results_json
 from tests.folders import VALUES, drawn_readings, plan_row, prompt_row, reading_row, write_folder

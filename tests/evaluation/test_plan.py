@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evenhand.plan import freeze_plan, load_plan, parse_plan, plan_json, plan_sha256
+from evenhand.evaluation.plan import freeze_plan, load_plan, parse_plan, plan_json, plan_sha256
 from tests.folders import plan_row, prompt_row
 
 PROMPTS = [prompt_row("heldout", "mechanic"), prompt_row("explicit", "mechanic", expects={"presentation": "woman"})]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from evenhand.evaluation.suites import Suites
 from evenhand.records import Attribute
-from evenhand.suites import Suites
 
 PRESENTATION = Attribute(
     name="presentation",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from evenhand.evaluation.plan import GenerationPlan, Plan, Primary
+from evenhand.evaluation.suites import PlannedPrompt, Suites
 from evenhand.interfaces import LoadedBase, Reader, SamplingSettings
-from evenhand.plan import GenerationPlan, Plan, Primary
 from evenhand.records import Attribute, Target
 from evenhand.seeds import derive
-from evenhand.suites import PlannedPrompt, Suites
 
 BASE_ARM, ADAPTED_ARM = "base", "adapted"
 DTYPES = ("float32", "float16", "bfloat16")

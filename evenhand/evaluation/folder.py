@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evenhand.evaluation.plan import Plan
 from evenhand.files import read_jsonl
-from evenhand.plan import Plan
 from evenhand.records import ImageRecord, Prompt, Reading
 
 IMAGES_FILE = "images.jsonl"

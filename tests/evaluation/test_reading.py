@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from evenhand.evaluation import image_path, load_readings, load_similarities
+from evenhand.evaluation.folder import image_path, load_readings, load_similarities
+from evenhand.evaluation.plan import GenerationPlan, Plan, parse_plan
+from evenhand.evaluation.reading import PARTIAL_FILE, compare_unrelated, pixel_similarity, read_images
 from evenhand.files import sha256_file, write_jsonl_atomic
 from evenhand.interfaces import LoadedReader
-from evenhand.plan import GenerationPlan, Plan, parse_plan
 from evenhand.readers.planted import Planted
-from evenhand.reading import PARTIAL_FILE, compare_unrelated, pixel_similarity, read_images
 from evenhand.records import ImageRecord, SubjectReading
 from tests.folders import ARMS, plan_row, prompt_row
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from evenhand.evaluation import (
+from evenhand.evaluation.folder import (
     READINGS_FILE,
     SIMILARITIES_FILE,
     ImageKey,
@@ -22,9 +22,9 @@ from evenhand.evaluation import (
     planned_images,
     reading_probs,
 )
+from evenhand.evaluation.plan import Plan
 from evenhand.files import append_jsonl, read_jsonl, sha256_file, write_jsonl_atomic
 from evenhand.interfaces import LoadedReader
-from evenhand.plan import Plan
 from evenhand.records import ImageRecord
 
 log = logging.getLogger(__name__)
