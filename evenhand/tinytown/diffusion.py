@@ -24,6 +24,8 @@ from evenhand.tinytown.text import token_ids_BL
 # As min-SNR (arXiv 2303.09556, gamma 5) does, weights fall where there is little noise. Unlike it they stay 1 where
 # there is much: there it is decided who is pictured, which is what tinytown is about.
 GAMMA = 5.0
+# The least that diffusers' DiagonalGaussianDistribution lets through.
+NO_NOISE_LOG_VARIANCE = -30.0
 
 
 def new_unet(*, latent_channels: int, seed: int) -> UNet2DConditionModel:
@@ -119,10 +121,23 @@ def train_diffusion(
     fit(model, loss, len(captions), settings, folder)
 
 
+def without_posterior_noise(vae: AutoencoderKL) -> AutoencoderKL:
+    """The same VAE, in place, whose posterior is its mean: what the UNet was trained on.
+
+    Five of the eight channels carry nothing: there the KL term has made the posterior the prior, noise of unit variance
+    that no decoder looks at. A UNet that never saw that noise would be asked to predict it.
+    """
+    channels = vae.config.latent_channels
+    with torch.no_grad():
+        vae.quant_conv.weight[channels:] = 0.0
+        vae.quant_conv.bias[channels:] = NO_NOISE_LOG_VARIANCE
+    return vae
+
+
 def save_pipeline(model: TextToImage, tokenizer: CLIPTokenizer, vae: AutoencoderKL, folder: Path) -> None:
     """Write the base in exact StableDiffusionPipeline format, fp16."""
     pipeline = StableDiffusionPipeline(
-        vae=vae,
+        vae=without_posterior_noise(vae),
         text_encoder=model.text_encoder,
         tokenizer=tokenizer,
         unet=model.unet,
