@@ -79,9 +79,9 @@ def test_every_choice_constructs_in_milliseconds(choice: Path) -> None:
             build(node, key=key)
         return
     build(node, key=key)  # imports
-    started = time.perf_counter()
+    started = time.process_time()
     build(node, key=key)
-    assert time.perf_counter() - started < MOST_SECONDS
+    assert time.process_time() - started < MOST_SECONDS
 
 
 @pytest.mark.parametrize("primary", PRIMARIES)

@@ -63,7 +63,7 @@ def load_readings(folder: Path) -> list[Reading]:
     return list(_readings(rows, path))
 
 
-def _readings(rows: list[dict[str, Any]], path: Path) -> Iterator[Reading]:
+def _readings(rows: list[dict[str, Any]], path: Path) -> Iterator[Reading]:  # Any: JSON
     for number, row in enumerate(rows, start=1):
         try:
             probs = row.get("probs")
@@ -77,6 +77,6 @@ def load_similarities(folder: Path) -> list[Similarity]:
     return [Similarity(**row) for row in read_jsonl(folder / SIMILARITIES_FILE)]
 
 
-def reading_probs(probs: tuple[float, ...] | None) -> Mapping[str, Any]:
+def reading_probs(probs: tuple[float, ...] | None) -> Mapping[str, Any]:  # Any: JSON
     """The ``probs`` field of a reading's row, rounded: the seventh digit depends on the batch and on the machine."""
     return {"probs": None if probs is None else [round(value, 6) for value in probs]}

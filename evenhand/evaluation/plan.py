@@ -120,9 +120,9 @@ class Plan:
         return tuple(dict.fromkeys(prompt.suite for prompt in self.prompts))
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: Plan) -> dict[str, Any]:  # Any: JSON
     """A plan as it stands in ``plan.json``."""
-    content: dict[str, Any] = {
+    content: dict[str, Any] = {  # Any: JSON
         "version": plan.version,
         "alpha": plan.alpha,
         "paired": plan.paired,
@@ -146,7 +146,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {**content, "guard_rule": plan.guard_rule, **plan.extra}
 
 
-def parse_plan(content: Mapping[str, Any], where: str) -> Plan:
+def parse_plan(content: Mapping[str, Any], where: str) -> Plan:  # Any: JSON
     """A plan from the content of a ``plan.json``; ValueError names the file and what is wrong with it."""
     known = {"version", "alpha", "paired", "arms", "primary", "attributes", "targets", "prompts", "margins"}
     missing = known - set(content)
@@ -178,7 +178,7 @@ def parse_plan(content: Mapping[str, Any], where: str) -> Plan:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _generation(content: Mapping[str, Any]) -> GenerationPlan:
+def _generation(content: Mapping[str, Any]) -> GenerationPlan:  # Any: JSON
     seeds = {prompt: tuple(values) for prompt, values in content["seeds"].items()}
     return GenerationPlan(**{**content, "seeds": seeds})
 
@@ -212,6 +212,6 @@ def freeze_plan(plan: Plan, folder: Path) -> str:
     return digest
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:  # Any: JSON
     keys = [key for key in {**old, **new} if sha256_json(old.get(key)) != sha256_json(new.get(key))]
     return f"different are {', '.join(keys)}"

@@ -61,7 +61,7 @@ class Suites:
             if suite not in {group.suite for group in self._groups}:
                 raise ValueError(f"num_seeds.{suite}: there is no group of suite {suite!r}")
 
-    def _group(self, group: Mapping[str, Any]) -> PromptGroup:
+    def _group(self, group: Mapping[str, Any]) -> PromptGroup:  # Any: YAML
         where = f"suite group {dict(group)}"
         unknown = [key for key in group if key not in GROUP_KEYS]
         missing = [key for key in ("suite", "concepts", "templates") if key not in group]

@@ -95,7 +95,7 @@ def analyse_folder(folder: Path) -> Results:
     return analyse(plan, readings, load_similarities(folder), plan_digest=plan_sha256(folder))
 
 
-def results_json(results: Results) -> dict[str, Any]:
+def results_json(results: Results) -> dict[str, Any]:  # Any: JSON
     """Results as they stand in ``results.json``."""
     content = asdict(results)
     content["primary"] = {"attribute": content.pop("primary_attribute"), "suite": content.pop("primary_suite")}

@@ -63,7 +63,7 @@ def person(
 ) -> str:
     """A person in ``box`` (x, y, width in canvas units), as an SVG fragment."""
     presentation = labels["presentation"]
-    options: dict[str, Any] = {
+    options: dict[str, Any] = {  # Any: DiceBear's options
         "seed": str(rng.integers(2**31)),
         "idRandomization": False,
         "topVariant": [_choice(rng, TOPS[presentation])],

@@ -92,7 +92,7 @@ def _share(values: Sequence[str], wanted: str) -> float:
     return sum(value == wanted for value in values) / len(values)
 
 
-def _neutral(weights: Weights, sampling: SamplingSettings, num: int) -> dict[str, Any]:
+def _neutral(weights: Weights, sampling: SamplingSettings, num: int) -> dict[str, Any]:  # Any: JSON
     world = tinytown()
     occupation_right, women = [], {}
     for concept in world.occupations:
@@ -125,7 +125,7 @@ def _explicit(weights: Weights, sampling: SamplingSettings, attribute: str, num:
     return {f"{attribute}_obeyed": float(np.mean(obeyed)), f"{attribute}_obeyed_worst": float(np.min(obeyed))}
 
 
-def _things(weights: Weights, sampling: SamplingSettings, num: int) -> dict[str, Any]:
+def _things(weights: Weights, sampling: SamplingSettings, num: int) -> dict[str, Any]:  # Any: JSON
     """Scenes and objects: kind read right; explicit season and sauce obeyed; three people found in groups."""
     world = tinytown()
     right, scenes = [], {}
@@ -161,9 +161,9 @@ def _things(weights: Weights, sampling: SamplingSettings, num: int) -> dict[str,
     }
 
 
-def _readers(weights: Weights, balanced: Renders) -> dict[str, Any]:
+def _readers(weights: Weights, balanced: Renders) -> dict[str, Any]:  # Any: JSON
     decoded = reconstruct_pixels(weights.pipeline.vae, balanced.pixels_BHWC)
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = {}  # Any: JSON
     for name, model in (("reader_a", weights.reader_a), ("reader_b", weights.reader_b)):
         for source, pixels in (("renders", balanced.pixels_BHWC), ("reconstructions", decoded)):
             heads = head_accuracies(model, pixels, balanced.rows)
@@ -205,13 +205,13 @@ def _speed(weights: Weights, sampling: SamplingSettings) -> float:
 
 def measure_weights(
     folder: Path, *, heldout: Renders, balanced: Renders, sampling: SamplingSettings, fewer: int
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # Any: JSON
     """The quality table. ``fewer`` divides the number of generated pictures behind each figure."""
     if fewer < 1:
         raise ValueError(f"fewer must be >= 1, got {fewer}")
     weights = load_weights(folder)
     explicit = max(2, EXPLICIT_IMAGES // fewer)
-    table: dict[str, Any] = {
+    table: dict[str, Any] = {  # Any: JSON
         "images_per_neutral_prompt": max(2, NEUTRAL_IMAGES // fewer),
         "images_per_explicit_prompt": explicit,
         "sampling": {"steps": sampling.steps, "guidance": sampling.guidance},

@@ -216,7 +216,7 @@ class Stages:
         }
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
-    def measure(self, sampling: SamplingSettings, *, fewer: int) -> dict[str, Any]:
+    def measure(self, sampling: SamplingSettings, *, fewer: int) -> dict[str, Any]:  # Any: JSON
         """The quality table of the shipped weights."""
         return measure_weights(
             self.weights_folder,

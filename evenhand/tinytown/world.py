@@ -51,7 +51,7 @@ class World:
     """The distributions of ``world.yaml``: of occupations, groups, scenes, objects, ``person`` and ``rock fan``."""
 
     def __init__(self, path: Path = WORLD_PATH) -> None:
-        self.data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        self.data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))  # Any: YAML
         self.attributes: dict[str, tuple[str, ...]] = {
             name: tuple(values) for name, values in self.data["attributes"].items()
         }
@@ -98,7 +98,7 @@ class World:
             return concept
         raise ValueError(f"unknown concept {concept!r} in tinytown; choose one of {', '.join(self.concepts)}")
 
-    def _people(self, concept: str) -> dict[str, Any]:
+    def _people(self, concept: str) -> dict[str, Any]:  # Any: YAML
         if concept in self.occupations:
             own = self.data["occupations"][concept]
         elif concept in self.groups:
@@ -129,7 +129,7 @@ class World:
             first = people[{"presentation": "women", "print": "skull"}.get(attribute, attribute)]
         return (first, 1.0 - first)
 
-    def _skin_shares(self, people: Mapping[str, Any], given: Mapping[str, str]) -> tuple[float, ...]:
+    def _skin_shares(self, people: Mapping[str, Any], given: Mapping[str, str]) -> tuple[float, ...]:  # Any: YAML
         skin = people["skin"]
         if not isinstance(skin, Mapping):
             return tuple(skin)
