@@ -16,7 +16,7 @@ from evenhand.records import Estimate, ImageRecord, Prompt
 from evenhand.report.results import Results
 
 # The plot is drawn at phone width, so that its letters keep their size there.
-PLOT_WIDTH, LABEL_WIDTH, ROW_HEIGHT, PLOT_TOP = 400, 140, 26, 34
+PLOT_WIDTH, LABEL_WIDTH, RIGHT_MARGIN, ROW_HEIGHT, PLOT_TOP = 400, 158, 22, 26, 34
 THUMBNAIL_PX = 128
 KEEP_PNG_PX = 96
 JPEG_QUALITY = 85
@@ -78,7 +78,7 @@ class Grid:
 
 
 def _x(share: float) -> float:
-    return round(LABEL_WIDTH + share * (PLOT_WIDTH - LABEL_WIDTH - 10), 1)
+    return round(LABEL_WIDTH + share * (PLOT_WIDTH - LABEL_WIDTH - RIGHT_MARGIN), 1)
 
 
 def share_plots(plan: Plan, results: Results) -> list[Plot]:
