@@ -82,7 +82,7 @@ def reconstruct_pixels(vae: AutoencoderKL, pixels_BHWC: npt.NDArray[np.uint8]) -
     parts = []
     with torch.no_grad():
         for part in np.array_split(pixels_BHWC, max(1, len(pixels_BHWC) // 128)):
-            x = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            x = torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
             decoded = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
             parts.append(((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
     return np.concatenate(parts)
@@ -149,7 +149,7 @@ def head_accuracies(
     picks = []
     with torch.no_grad():
         for part in np.array_split(pixels_BHWC, max(1, len(pixels_BHWC) // 128)):
-            x = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            x = torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
             logits = model(pixel_values=x).logits.split(sizes, dim=1)
             picks.append(torch.stack([head.argmax(dim=1) for head in logits], dim=1))
     right_NT = torch.cat(picks) == (table := answers_NT(rows, heads))

@@ -75,7 +75,7 @@ def zero_shot(
     picks = []
     with torch.no_grad():
         for part in np.array_split(pixels_BHWC, max(1, len(pixels_BHWC) // 128)):
-            x = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            x = torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
             output = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=x)
             picks.append(output.logits_per_image.argmax(dim=1).numpy())
     return np.concatenate(picks)

@@ -81,7 +81,7 @@ def read_heads(model: PreTrainedModel, pixels_BHWC: npt.NDArray[np.uint8]) -> di
     read: dict[str, list[str]] = {head: [] for head in heads}
     with torch.no_grad():
         for part in np.array_split(pixels_BHWC, max(1, len(pixels_BHWC) // 128)):
-            x = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            x = torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
             logits = model(pixel_values=x).logits.split([len(values) for values in heads.values()], dim=1)
             for (head, values), scores in zip(heads.items(), logits, strict=True):
                 read[head] += [values[index] for index in scores.argmax(dim=1).tolist()]
