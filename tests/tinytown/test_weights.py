@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from evenhand.paths import PACKAGE_FOLDER
 from evenhand.tinytown.classifiers import head_accuracies, reconstruct_pixels
@@ -36,8 +37,10 @@ def test_weights_are_small_safetensors_in_half_precision() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".json"}
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
-    pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS / "base", dtype="auto")
-    assert pipeline.unet.dtype == torch.float16
+    for path in WEIGHTS.rglob("*.safetensors"):
+        dtypes = {tensor.dtype for tensor in load_file(path).values() if tensor.is_floating_point()}
+        assert dtypes == {torch.float16}, path
+    pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS / "base")
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
 
 
