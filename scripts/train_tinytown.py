@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Make tinytown from nothing, stage by stage, or measure what is shipped; conf/tinytown.yaml says how it is called."""
 
 from __future__ import annotations
