@@ -69,6 +69,12 @@ def test_there_is_something_to_test() -> None:
     assert {"base", "tracker", "attribute", "recipe", "reader", "method"} <= {choice.parts[0] for choice in CHOICES}
 
 
+def construction_seconds(node: Any, key: str) -> float:
+    started = time.process_time()
+    build(node, key=key)
+    return time.process_time() - started
+
+
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_constructs_in_milliseconds(choice: Path) -> None:
     key, config = composed(choice)
@@ -79,9 +85,7 @@ def test_every_choice_constructs_in_milliseconds(choice: Path) -> None:
             build(node, key=key)
         return
     build(node, key=key)  # imports
-    started = time.process_time()
-    build(node, key=key)
-    assert time.process_time() - started < MOST_SECONDS
+    assert min(construction_seconds(node, key) for _ in range(5)) < MOST_SECONDS
 
 
 @pytest.mark.parametrize("primary", PRIMARIES)

@@ -21,6 +21,8 @@ from evenhand.tinytown.renders import Renders
 from evenhand.tinytown.text import text_config, token_ids_BL
 
 PROJECTION = 128
+# A batch shows few concepts, so that a caption is told apart by who is pictured, not by the concept alone.
+CONCEPTS_PER_BATCH = 8
 
 
 def new_clip(tokenizer: CLIPTokenizer, *, seed: int) -> CLIPModel:
@@ -47,11 +49,20 @@ def train_clip(
     settings: EngineSettings,
     folder: Path,
 ) -> None:
-    """Contrastive loss (arXiv 2103.00020); pictures of one caption are positives of each other, not negatives."""
+    """Contrastive loss (arXiv 2103.00020) with hard negatives: a batch holds several pictures of each of its concepts.
+
+    Pictures of one caption are positives of each other, not negatives.
+    """
     captions = [row.text for row in renders.rows]
+    concepts = np.array([row.concept for row in renders.rows])
+    pools = {concept: torch.from_numpy(np.flatnonzero(concepts == concept)) for concept in np.unique(concepts)}
     ids_NL = torch.cat([token_ids_BL(tokenizer, captions[i : i + 4096]) for i in range(0, len(captions), 4096)])
 
     def loss(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        chosen = [pools[concept] for concept in concepts[indices[:CONCEPTS_PER_BATCH].numpy()]]
+        draws = torch.rand(len(indices), generator=generator)
+        mates = [chosen[number % len(chosen)] for number in range(len(indices))]
+        indices = torch.stack([pool[int(draw * len(pool))] for pool, draw in zip(mates, draws, strict=True)])
         pixels = renders.pixels_BHWC[indices.numpy()]
         decoded = (indices < len(reconstructed)).numpy() & (torch.rand(len(indices), generator=generator) < 0.5).numpy()
         pixels[decoded] = reconstructed[indices.numpy()[decoded]]
