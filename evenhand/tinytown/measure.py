@@ -101,12 +101,13 @@ def _neutral(weights: Weights, sampling: SamplingSettings, num: int) -> dict[str
         read = read_heads(weights.reader_a, pixels)
         occupation_right.append(_share(read["occupation"], concept))
         women[concept] = (_share(read["presentation"], "woman"), world.shares(concept, "presentation")[0])
-    differences = [abs(generated - true) for generated, true in women.values()]
+    generated, true = np.array(list(women.values())).T
     return {
         "occupation_right": float(np.mean(occupation_right)),
         "occupation_right_worst": float(np.min(occupation_right)),
-        "women_difference": float(np.mean(differences)),
-        "women_correlation": float(np.corrcoef(*np.array(list(women.values())).T)[0, 1]),
+        "women_difference": float(np.abs(generated - true).mean()),
+        # A base that pictures everybody alike has no correlation with anything.
+        "women_correlation": float(np.corrcoef(generated, true)[0, 1]) if np.ptp(generated) > 0 else None,
         "women_generated_and_true": {name: [round(value, 3) for value in pair] for name, pair in women.items()},
     }
 
