@@ -146,6 +146,7 @@ def save_pipeline(model: TextToImage, tokenizer: CLIPTokenizer, vae: Autoencoder
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    vae.register_to_config(_name_or_path="")  # the work folder is nobody's business
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder)
     pipeline.to(dtype=torch.float32)
