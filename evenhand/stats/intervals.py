@@ -1,13 +1,14 @@
 """Intervals. J prompts, n images; a cluster is a concept, whose wordings move together.
 
-Sources: Wilson 1927; Newcombe 1998 (method 10); Bonett and Price 2012 (paired proportions); Fieller 1954 (ratio of
-means); Efron and Tibshirani 1993, chapter 11 (jackknife).
+Sources: Wilson 1927; Clopper and Pearson 1934; Newcombe 1998 (method 10); Bonett and Price 2012 (paired proportions);
+Fieller 1954 (ratio of means); Efron and Tibshirani 1993, chapter 11 (jackknife).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,19 +27,39 @@ class Interval(NamedTuple):
     how: str
 
 
+@lru_cache(maxsize=1024)
 def normal_quantile(level: float) -> float:
     """The two-sided normal quantile: 1.96 for 0.95."""
     return float(stats.norm.ppf((1 + level) / 2))
 
 
-def wilson(count: int, n: int, *, level: float) -> Interval:
-    """Score interval of a share of ``count`` in ``n`` independent images."""
+@lru_cache(maxsize=4096)
+def t_quantile(level: float, degrees: float) -> float:
+    """The two-sided quantile of Student's t."""
+    return float(stats.t.ppf((1 + level) / 2, degrees))
+
+
+def wilson(count: float, n: int, *, level: float) -> Interval:
+    """Score interval of a share of ``count`` in ``n`` independent images (Wilson 1927)."""
     if n == 0:
         return Interval(None, None, None, "not estimable: no image was read")
     z, p = normal_quantile(level), count / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Interval(p, max(0.0, middle - half), min(1.0, middle + half), "Wilson interval over images")
+
+
+def clopper_pearson(count: int, n: int, *, level: float) -> Interval:
+    """Exact interval of a share of ``count`` in ``n`` independent images: covers at least ``level``, mostly more.
+
+    Clopper and Pearson 1934, by quantiles of the beta distribution.
+    """
+    if n == 0:
+        return Interval(None, None, None, "not estimable: no image was read")
+    tail = (1 - level) / 2
+    low = float(stats.beta.ppf(tail, count, n - count + 1)) if count > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
+    return Interval(count / n, low, high, "Clopper-Pearson interval over images")
 
 
 def paired_difference(gained: int, lost: int, n: int, *, level: float) -> Interval:
@@ -100,6 +121,21 @@ def _covariance(x_J: Floats, y_J: Floats, indices: NDArray[np.intp], count: int)
     return float(count / (count - 1) * (x_C @ y_C) / len(x_J) ** 2)
 
 
+class MeanError(NamedTuple):
+    """Standard error of a mean over prompts, its degrees of freedom, and the unit of resampling in words."""
+
+    spread: float
+    degrees: int
+    unit: str
+
+
+def mean_error(values_J: Floats, clusters: Sequence[str]) -> MeanError:
+    """Standard error of the mean of two prompts or more, concepts together."""
+    indices, count, unit = _cluster_indices(clusters)
+    spread = math.sqrt(max(0.0, _covariance(values_J, values_J, indices, count)))
+    return MeanError(spread, count - 1, unit)
+
+
 def mean_interval(values_J: Floats, clusters: Sequence[str], *, level: float) -> Interval:
     """t interval of a mean over prompts: what it would be for prompts like these."""
     if len(values_J) == 0:
@@ -107,10 +143,9 @@ def mean_interval(values_J: Floats, clusters: Sequence[str], *, level: float) ->
     value = float(np.mean(values_J))
     if len(values_J) == 1:
         return Interval(value, None, None, "one prompt: no interval over prompts")
-    indices, count, unit = _cluster_indices(clusters)
-    spread = math.sqrt(max(0.0, _covariance(values_J, values_J, indices, count)))
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * spread
-    return Interval(value, value - half, value + half, f"t interval over {unit}")
+    error = mean_error(values_J, clusters)
+    half = t_quantile(level, error.degrees) * error.spread
+    return Interval(value, value - half, value + half, f"t interval over {error.unit}")
 
 
 def reduction_interval(base_J: Floats, adapted_J: Floats, clusters: Sequence[str], *, level: float) -> Interval:
@@ -122,7 +157,7 @@ def reduction_interval(base_J: Floats, adapted_J: Floats, clusters: Sequence[str
         return Interval(None, None, None, "not estimable: needs two prompts or more")
     indices, count, unit = _cluster_indices(clusters)
     base, adapted = float(np.mean(base_J)), float(np.mean(adapted_J))
-    t_squared = float(stats.t.ppf((1 + level) / 2, count - 1)) ** 2
+    t_squared = t_quantile(level, count - 1) ** 2
     a = base**2 - t_squared * _covariance(base_J, base_J, indices, count)
     if a <= 0:
         return Interval(None, None, None, "not estimable: the base's own gap is not clear of zero")
@@ -148,5 +183,5 @@ def jackknife_interval(
     indices, count, unit = _cluster_indices(clusters)
     left_out = np.array([statistic(indices != number) for number in range(count)])
     spread = math.sqrt((count - 1) / count * float(np.sum((left_out - left_out.mean()) ** 2)))
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * spread
+    half = t_quantile(level, count - 1) * spread
     return Interval(value, value - half, value + half, f"jackknife over {unit}")
