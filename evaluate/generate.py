@@ -1,4 +1,4 @@
-"""Plan an evaluation and generate its images in both arms; evaluate/read.py and evaluate/report.py go on from there.
+"""Plan an evaluation and generate its images in all arms; evaluate/read.py and evaluate/report.py go on from there.
 
 python evaluate/generate.py adapter=runs/<experiment>/<run>/adapter
 """
@@ -9,65 +9,58 @@ import sys
 from pathlib import Path
 
 from evenhand.compose import Config, program
-from evenhand.run import NOT_RESULTS, Run
-
-# The adapter counts by its content, and the device by its kind: both are in the plan.
-NOT_IN_THE_IMAGES = (*NOT_RESULTS, "adapter", "device", "read_batch_size")
 
 
 @program("evaluate")
 def main(config: Config) -> None:
     # Everything that is wrong in the config ends here, before a model is loaded.
-    from evenhand.evaluation.question import ask, plan_evaluation
-    from evenhand.generation import adapter_file, finish_images, generate_arms
+    from evenhand.evaluation.folder import all_arms
+    from evenhand.evaluation.overlap import training_captions
+    from evenhand.evaluation.question import ask
+    from evenhand.generation.arms import adapter_file
+    from evenhand.generation.session import Request, Session
 
-    reader, base_choice, sampling = config.build("reader"), config.build("base"), config.build("sampling")
+    adapter, captions = adapter_file(Path(config.value("adapter", str))), config.optional("training_captions", str)
     question = ask(
         config.build("evaluation"),
         attribute=config.build("attribute"),
         target=config.build("target"),
         suites=config.build("suite"),
-        reader=reader,
+        reader=config.build("reader"),
+        tier=config.build("tier"),
+        second_readers=tuple(config.build("second_readers").values()),
+        joint_target=config.build("joint_target"),
+        captions=training_captions(adapter, None if captions is None else Path(captions)),
     )
-    folder, adapter = Path(config.value("run_folder", str)), adapter_file(Path(config.value("adapter", str)))
-    seed, check_base = config.value("seed", int), config.value("check_base", bool)
-    device_name = config.value("device", str)
-    config.ignore("experiment", "run_name", "read_batch_size")
+    request = Request(
+        question=question,
+        base=config.build("base"),
+        sampling=config.build("sampling"),
+        adapter=adapter,
+        folder=Path(config.value("run_folder", str)),
+        seed=config.value("seed", int),
+        check_base=config.value("check_base", bool),
+        sequential=config.value("sequential", bool),
+        sequential_width=config.optional("sequential_width", float),
+        device=config.value("device", str),
+        num_threads=config.value("num_threads", int),
+        num_processes=config.optional("num_processes", int),
+        cache=config.value("cache", bool),
+    )
+    if request.sequential:
+        raise ValueError("sequential=true needs a reading after each round: use evaluate/shift.py")
+    config.ignore("experiment", "run_name", "read_batch_size", "scorer", "training_set")
     config.refuse_unread()
 
-    import torch
-    from accelerate import PartialState
-
-    from evenhand.evaluation.plan import freeze_plan
-    from evenhand.files import sha256_file
-
-    state = PartialState(cpu=device_name == "cpu" or not torch.cuda.is_available())
-    rank, num_ranks = state.process_index, state.num_processes
-    run = Run.open(
-        folder,
-        config=config.plain,
-        seeds={"evaluation": seed},
-        inputs={"adapter": adapter},
-        is_main=rank == 0,
-        device=str(state.device),
-        world_size=num_ranks,
-        not_results=NOT_IN_THE_IMAGES,
-    )
-    dtype = getattr(torch, question.settings.dtype)
-    base = base_choice.load(device=state.device, dtype=dtype)
-    digest, device_type = sha256_file(adapter), state.device.type
-    plan = plan_evaluation(question, base, sampling=sampling, adapter_sha256=digest, seed=seed, device=device_type)
-    if rank == 0:
-        freeze_plan(plan, folder)
-        print(f"plan: {question.num_images} images for each arm, {len(plan.prompts)} prompts", file=sys.stderr)
-
-    generate_arms(plan, folder, base, adapter, check_base=check_base, rank=rank, num_ranks=num_ranks)
-    state.wait_for_everyone()
-    if rank != 0:
-        return
-    images = finish_images(plan, folder)
-    run.finish()
-    print(f"{folder}: {len(images)} images in {len(plan.arms)} arms")
+    session = Session(request, config.plain)
+    if session.is_main:
+        print(*session.forecast(), sep="\n", file=sys.stderr)
+    arms = all_arms(session.plan)
+    with session:
+        session.make(arms)
+    if session.is_main:
+        session.finish()
+        print(f"{session.folder}: images of {len(arms)} arms, {question.num_images} in each of the pair's")
 
 
 if __name__ == "__main__":

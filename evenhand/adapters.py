@@ -10,9 +10,11 @@ meets such a mixture drops, without a word, the half that its first key does not
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,16 +185,41 @@ def load(base: LoadedBase, path: Path, *, check_base: bool = True) -> Adapter:
     unet: Any = base.unet  # Any: diffusers has no types
     _refuse_second(unet)
     metadata = json.loads(header["lora_adapter_metadata"]) if "lora_adapter_metadata" in header else None
-    unet.load_lora_adapter(tensors, prefix="unet", metadata=metadata, adapter_name=ADAPTER_NAME)
+    try:
+        unet.load_lora_adapter(tensors, prefix="unet", metadata=metadata, adapter_name=ADAPTER_NAME)
+    except ValueError as error:
+        raise ValueError(f"adapter {file} does not fit base {base.name}: {error}") from error
     config = unet.peft_config[ADAPTER_NAME]
     adapter = Adapter(base, LoraSettings(rank=config.r, alpha=config.lora_alpha, targets="loaded"))
-    if len(adapter.parameters) != len(tensors):
+    # Diffusers only warns of keys that it does not know, and leaves what they were meant for as it was drawn.
+    if num_lost := len(tensors) - _num_found(adapter, tensors):
+        num_layers = len(adapter.parameters)
         detach(base)
-        raise ValueError(f"adapter {file}: {len(tensors)} tensors, but {len(adapter.parameters)} fit base {base.name}")
+        raise ValueError(
+            f"adapter {file}: {num_lost} of {len(tensors)} tensors have keys that do not fit base {base.name}, "
+            f"in which {num_layers} were expected"
+        )
+    if len(adapter.parameters) != len(tensors):
+        num_layers = len(adapter.parameters)
+        detach(base)
+        raise ValueError(f"adapter {file}: {len(tensors)} tensors, but {num_layers} fit base {base.name}")
     for parameter in adapter.parameters.values():
         parameter.requires_grad_(False)
     unet.eval()
     return adapter
+
+
+def _num_found(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> int:
+    """How many of a file's tensors are among the adapter's parameters, by content: formats name them differently."""
+
+    def contents(values: Iterable[torch.Tensor], dtype: torch.dtype) -> Counter[tuple[tuple[int, ...], bytes]]:
+        plain = [value.detach().cpu().to(dtype).float().contiguous() for value in values]
+        return Counter((tuple(value.shape), hashlib.sha256(value.numpy().tobytes()).digest()) for value in plain)
+
+    if not adapter.parameters:
+        return 0
+    dtype = next(iter(adapter.parameters.values())).dtype
+    return (contents(adapter.parameters.values(), dtype) & contents(tensors.values(), dtype)).total()
 
 
 def detach(base: LoadedBase) -> None:

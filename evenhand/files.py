@@ -130,9 +130,12 @@ def _is_object(line: bytes) -> bool:
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:  # Any: JSON
-    if not _is_object(line):
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
         raise ValueError(f"{where} is not a JSON object: {line[:80].decode(errors='replace')!r}")
-    row: dict[str, Any] = json.loads(line)  # Any: JSON
     return row
 
 

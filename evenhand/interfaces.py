@@ -1,4 +1,4 @@
-"""The five seams of evenhand. Read this file first.
+"""The six seams of evenhand. Read this file first.
 
 A *program* composes a config, builds these parts and hands them to each other. A part is made by a constructor that
 only stores and checks its arguments; ``load`` touches disk, network and device and gives the working object.
@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evenhand.records import Example, SubjectReading
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL import Image
 
 
@@ -104,6 +106,9 @@ class LoadedBase(Protocol):
     def lora_targets(self, preset: str) -> list[str]:
         """Full names of the UNet modules of a preset; ValueError offers the presets."""
 
+    def sampler(self) -> Mapping[str, Any]:  # Any: JSON
+        """What decides images beside weights, captions, seeds and settings: scheduler and each part's config."""
+
     def generate(
         self, captions: Sequence[str], seeds: Sequence[int], sampling: SamplingSettings
     ) -> list[GeneratedImage]:
@@ -130,13 +135,50 @@ class LoadedReader(Protocol):
 
 
 class Reader(Protocol):
-    """Looks at images. ``attributes`` maps each attribute that it reads to the declared values, in order."""
+    """Looks at images. ``attributes`` maps each attribute that it reads to the declared values, in order.
+
+    ``revision`` pins the weights (a commit of the hub, or a sha256; None where a folder is what it is), ``license`` is
+    theirs, and ``validated_on`` says in words on what the reader was found to read right, and what nobody has checked.
+    What is read of people is how a picture looks, perceived by the reader, never who or what anybody is.
+    """
 
     name: str
     attributes: Mapping[str, tuple[str, ...]]
+    revision: str | None
+    license: str
+    validated_on: str
 
     def load(self, *, device: torch.device) -> LoadedReader:
         """Load the reader; ValueError when its folder or hub id is not there."""
+
+
+class LoadedScorer(Protocol):
+    """A scorer on a device. ``fingerprint`` is the sha256 of its weights: scores are bound to it."""
+
+    fingerprint: str
+
+    def image_features(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Features of length 1, shape (N, D)."""
+
+    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Features of length 1 in the same space, shape (P, D): their product with an image's is its score."""
+
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """How many texts are longer than the scorer reads, and so judged by their beginning."""
+
+
+class Scorer(Protocol):
+    """Says how well an image fits a text, and how alike two images are.
+
+    ``revision`` pins the weights (a commit of the hub; None where a folder is what it is), ``license`` is theirs.
+    """
+
+    name: str
+    revision: str | None
+    license: str
+
+    def load(self, *, device: torch.device) -> LoadedScorer:
+        """Load the scorer; ValueError when its folder or hub id is not there."""
 
 
 class Recipe(Protocol):

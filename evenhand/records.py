@@ -188,7 +188,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """A check that something did not change; ``value`` is the change, ``margin`` what is allowed."""
+    """A check that something did not change; ``value`` is the change, ``margin`` what is allowed.
+
+    ``evidence`` is what two one-sided tests against the margin say: ``no harm shown``, ``harm shown`` or
+    ``inconclusive``. A guard that passed may still be inconclusive: too few images to know.
+    """
 
     name: str
     suite: str
@@ -197,3 +201,4 @@ class Guard:
     high: float | None
     margin: float
     passed: bool
+    evidence: str = ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# No test reads or fills the cache of the person who runs it; programs that tests start inherit this.
+os.environ["EVENHAND_CACHE"] = tempfile.mkdtemp(prefix="evenhand-cache-")
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 

@@ -18,10 +18,11 @@ PACKAGE = ROOT / "evenhand"
 PROGRAM_FOLDERS = ("train", "evaluate", "data_recipes", "scripts")
 LAYERS = (
     {"__init__", "records", "seeds", "paths", "files"},
-    {"interfaces", "compose"},
-    {"bases", "captions", "readers", "stats", "trackers", "run", "tinytown"},
+    {"interfaces", "compose", "cache"},
+    {"bases", "captions", "readers", "scorers", "stats", "trackers", "run", "tinytown"},
     {"adapters", "data", "methods", "recipes", "evaluation"},
     {"training", "generation", "report"},
+    {"honesty"},
     {"__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

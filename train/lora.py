@@ -14,6 +14,7 @@ import evenhand
 from evenhand.adapters import AdapterCard, attach
 from evenhand.compose import Config, program
 from evenhand.data import read_examples
+from evenhand.evaluation.overlap import write_captions
 from evenhand.run import Run
 from evenhand.trackers import open_tracker
 from evenhand.training.batches import make_batches
@@ -84,6 +85,7 @@ def main(config: Config) -> float:
             version=evenhand.__version__,
         )
         path = adapter.save(folder / "adapter", card)
+        write_captions(path.parent, {split: [example.text for example in rows] for split, rows in examples.items()})
         run.finish()
         print(f"adapter: {path.parent}  loss: {result.loss:.6f}  steps: {result.step}")
     accelerator.end_training()

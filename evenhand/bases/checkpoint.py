@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenhand.files import read_json
+from evenhand.files import read_json, sha256_json
 from evenhand.paths import model_path
 
 if TYPE_CHECKING:
@@ -116,3 +117,39 @@ def weights_fingerprint(*modules: torch.nn.Module) -> str:
             digest.update(f"{index}:{key}:{tuple(value.shape)}\n".encode())
             digest.update(value.numpy().tobytes())
     return digest.hexdigest()
+
+
+# Where a part was loaded from and by which version, and hints for a loader, do not decide what it computes.
+NOT_IN_A_PART = ("transformers_version", "dtype", "torch_dtype", "architectures")
+# A tokenizer's library keeps the padding of its last call in it.
+LEFT_BY_A_CALL = ("truncation", "padding")
+
+
+def sampler_facts(pipeline: Any) -> dict[str, Any]:  # Any: diffusers has no types; the facts are JSON
+    """What decides a pipeline's images beside its weights and its arguments: scheduler, and each part's settings.
+
+    The scheduler is spelled out, other parts are given by class and sha256 of their settings; None is a part that the
+    pipeline does without, such as a safety checker.
+    """
+    scheduler = {"class": type(pipeline.scheduler).__name__, **_settings(pipeline.scheduler)}
+    parts = {name: part for name, part in pipeline.components.items() if part is not pipeline.scheduler}
+    return {
+        "pipeline": type(pipeline).__name__,
+        "scheduler": scheduler,
+        **{
+            name: None if part is None else f"{type(part).__name__} {sha256_json(_settings(part))}"
+            for name, part in sorted(parts.items())
+        },
+    }
+
+
+def _settings(part: Any) -> dict[str, Any]:  # Any: a module, tokenizer or scheduler of any class; JSON
+    if hasattr(part, "backend_tokenizer"):
+        content = json.loads(part.backend_tokenizer.to_str())
+        kept = {key: value for key, value in content.items() if key not in LEFT_BY_A_CALL}
+        return {**kept, "model_max_length": part.model_max_length}
+    config = part.config
+    settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return {
+        str(key): value for key, value in settings.items() if key not in NOT_IN_A_PART and not str(key).startswith("_")
+    }

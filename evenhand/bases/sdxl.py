@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from evenhand.bases.checkpoint import freeze, load_pipeline, weights_fingerprint
+from evenhand.bases.checkpoint import freeze, load_pipeline, sampler_facts, weights_fingerprint
 from evenhand.bases.schedule import noise_schedule
 from evenhand.bases.text import check_lengths
 from evenhand.bases.unet import adapters_off, lora_targets, sample
@@ -145,6 +145,10 @@ class LoadedStableDiffusionXL:
     def lora_targets(self, preset: str) -> list[str]:
         """Full names of the UNet modules of a preset; ValueError offers the presets."""
         return lora_targets(self.unet, preset)
+
+    def sampler(self) -> dict[str, Any]:  # Any: JSON
+        """What decides images beside weights, captions, seeds and settings: scheduler and each part's config."""
+        return sampler_facts(self.pipeline)
 
     def generate(
         self, captions: Sequence[str], seeds: Sequence[int], sampling: SamplingSettings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from evenhand.records import ImageRecord, Prompt, Reading
 IMAGES_FILE = "images.jsonl"
 READINGS_FILE = "readings.jsonl"
 SIMILARITIES_FILE = "similarities.jsonl"
+SEQUENTIAL_FILE = "sequential.jsonl"
 
 ImageKey = tuple[str, str, int]  # arm, prompt id, seed
 
@@ -42,10 +43,63 @@ def image_key(record: ImageRecord) -> ImageKey:
     return record.arm, record.prompt_id, record.seed
 
 
-def planned_images(plan: Plan, arm: str) -> list[tuple[Prompt, int]]:
-    """Every (prompt, seed) of an arm, in the order that batches are cut from."""
+def rounds(plan: Plan, arm: str) -> list[list[tuple[Prompt, int]]]:
+    """Every (prompt, seed) of an arm in rounds, in the order that batches are cut from; no batch spans two rounds.
+
+    A plan that is not sequential has one round, prompt by prompt. In a sequential one, round i has the seed of index i
+    of every prompt that has one. A dose arm has the first seeds of the primary prompts only.
+    """
     assert plan.generation is not None
-    return [(prompt, seed) for prompt in plan.prompts for seed in plan.generation.seeds[prompt.id]]
+    prompts, most = plan.prompts, None
+    if arm not in plan.arms:
+        assert plan.dose is not None
+        prompts, most = plan.in_suite(plan.primary.suite), plan.dose.num_seeds
+    seeds = {prompt.id: plan.generation.seeds[prompt.id][:most] for prompt in prompts}
+    if plan.sequential is None:
+        return [[(prompt, seed) for prompt in prompts for seed in seeds[prompt.id]]]
+    return [
+        [(prompt, seeds[prompt.id][index]) for prompt in prompts if index < len(seeds[prompt.id])]
+        for index in range(max(map(len, seeds.values())))
+    ]
+
+
+def planned_images(plan: Plan, arm: str, *, num_rounds: int | None = None) -> list[tuple[Prompt, int]]:
+    """Every (prompt, seed) of an arm in its first ``num_rounds`` rounds, or in all."""
+    return [image for images in rounds(plan, arm)[:num_rounds] for image in images]
+
+
+def all_arms(plan: Plan) -> tuple[str, ...]:
+    """The pair of arms, then those of the dose."""
+    return (*plan.arms, *plan.dose_arms)
+
+
+def rounds_made(plan: Plan, folder: Path) -> int | None:
+    """After how many rounds a sequential run has stopped, or stands; None for all rounds of a plan that is not one."""
+    if plan.sequential is None:
+        return None
+    return max((row["round"] for row in read_jsonl(folder / SEQUENTIAL_FILE)), default=0)
+
+
+def known_images(
+    plan: Plan, folder: Path, *, arms: Sequence[str] | None = None, num_rounds: int | None = None
+) -> list[ImageRecord]:
+    """The images of a folder in plan order; those of another tool, whose plan says nothing of generation, in their own.
+
+    Raises ValueError when one of the first ``num_rounds`` rounds (None: all) of these ``arms`` (None: all) is missing.
+    """
+    known = load_images(folder)
+    if plan.generation is None:
+        return list(known.values())
+    needed = [
+        (arm, prompt.id, seed)
+        for arm in (all_arms(plan) if arms is None else arms)
+        for prompt, seed in planned_images(plan, arm, num_rounds=num_rounds)
+    ]
+    missing = [key for key in needed if key not in known]
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} images are missing, the first is {missing[0]}; generate them first")
+    keys = [(arm, prompt.id, seed) for arm in all_arms(plan) for prompt, seed in planned_images(plan, arm)]
+    return [known[key] for key in keys if key in known]
 
 
 def load_images(folder: Path) -> dict[ImageKey, ImageRecord]:
@@ -70,6 +124,20 @@ def _readings(rows: list[dict[str, Any]], path: Path) -> Iterator[Reading]:  # A
             yield Reading(**{**row, "probs": None if probs is None else tuple(probs)})
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} line {number}: {error}") from error
+
+
+def refuse_copied_images(folder: Path) -> None:
+    """Raise ValueError where one image is counted twice: same file and starting noise, but recorded under two seeds."""
+    seen: dict[tuple[str, str, str, str], int] = {}
+    for record in load_images(folder).values():
+        if not record.noise_sha256:
+            continue  # another tool's: without it, equal images may be what an adapter makes of all noise
+        seed = seen.setdefault((record.arm, record.prompt_id, record.sha256, record.noise_sha256), record.seed)
+        if seed != record.seed:
+            raise ValueError(
+                f"{folder / IMAGES_FILE}: arm {record.arm}, prompt {record.prompt_id}: seeds {seed} and {record.seed} "
+                "are the same image from the same noise; keep one, a copy is no second observation"
+            )
 
 
 def load_similarities(folder: Path) -> list[Similarity]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from evenhand.records import ANY_CONCEPT, Prompt, Target
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
 GUARD_RULES = ("point", "interval")
+# A joint attribute is named by its parts: "presentation × skin", with values "woman × light", "woman × medium", ...
+JOINT = " × "
+ABSENT = "absent"
+MAX_DIFFERENCES_SHOWN, MAX_VALUE_CHARACTERS = 4, 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +30,10 @@ class Primary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationPlan:
-    """What decides the pixels. ``seeds`` lists the seeds of each prompt id; ``batch_size`` is part of the layout."""
+    """What decides the pixels. ``seeds`` lists the seeds of each prompt id; ``batch_size`` is part of the layout.
+
+    ``environment`` is whatever else can change a pixel: sampler, versions of packages, attention, machine, threads.
+    """
 
     seeds: Mapping[str, tuple[int, ...]]
     batch_size: int
@@ -40,6 +48,35 @@ class GenerationPlan:
     encoders_fingerprint: str
     adapter_sha256: str
     adapter_scale: float
+    environment: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequential:
+    """Images are made in rounds, one seed of every prompt, until the change of the headline share is certain.
+
+    ``width``: also until its confidence sequence is this narrow; None: certainty alone, or the last seed, ends it.
+    """
+
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not 0 < self.width < 2:
+            raise ValueError(f"plan: the width of a sequential run must be between 0 and 2, got {self.width}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dose:
+    """The adapter at other ``scales`` than its own, on the first ``num_seeds`` seeds of every primary prompt."""
+
+    scales: tuple[float, ...]
+    num_seeds: int
+
+    def __post_init__(self) -> None:
+        if self.num_seeds < 1 or not self.scales or 0.0 in self.scales or len(set(self.scales)) != len(self.scales):
+            raise ValueError(
+                f"plan: a dose needs different scales other than 0 (the base) and num_seeds >= 1, got {self}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +84,9 @@ class Plan:
     """``attributes`` maps names to declared values in order; ``guard_attributes`` are read for guards only.
 
     ``guard_rule``: a guard passes when its change (``point``), or its interval's worse end (``interval``), is within
-    its margin.
+    its margin. ``reader`` gives the headline, ``second_readers`` are held against it. ``joints`` names the combinations
+    of attributes whose cells are estimated as well. ``dose`` asks for arms at other scales of the adapter,
+    ``sequential`` for images in rounds until the answer is certain.
     """
 
     alpha: float
@@ -62,6 +101,11 @@ class Plan:
     guard_attributes: tuple[str, ...] = ()
     guard_rule: str = "point"
     reader: str | None = None
+    second_readers: tuple[str, ...] = ()
+    joints: tuple[tuple[str, ...], ...] = ()
+    tier: str | None = None
+    dose: Dose | None = None
+    sequential: Sequential | None = None
     training_reader: str | None = None
     generation: GenerationPlan | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)  # Any: what other tools wrote into their plan
@@ -87,9 +131,27 @@ class Plan:
             raise ValueError(f"plan: prompt ids must differ; repeated: {sorted({i for i in ids if ids.count(i) > 1})}")
         self._check_values()
 
+    @property
+    def dose_arms(self) -> dict[str, float]:
+        """The arms of the dose with their scales: ``adapted@0.5``; the adapter's own scale is the arm ``adapted``."""
+        scales = self.dose.scales if self.dose is not None else ()
+        own = None if self.generation is None else self.generation.adapter_scale
+        return {f"{self.arms[1]}@{scale:g}": scale for scale in scales if scale != own}
+
+    @property
+    def joint_attributes(self) -> dict[str, tuple[str, ...]]:
+        """Every declared cell of each joint, in order, whether or not it was ever seen."""
+        return {
+            JOINT.join(names): tuple(JOINT.join(cell) for cell in product(*(self.attributes[name] for name in names)))
+            for names in self.joints
+        }
+
     def _check_values(self) -> None:
+        for names in self.joints:
+            if len(set(names)) != len(names) or len(names) < 2 or not set(names) <= set(self.attributes):
+                raise ValueError(f"plan: a joint needs two or more of {sorted(self.attributes)}, got {list(names)}")
         for target in self.targets:
-            values = self.attributes.get(target.attribute)
+            values = {**self.attributes, **self.joint_attributes}.get(target.attribute)
             if values is None or len(values) != len(target.shares):
                 raise ValueError(f"plan: target {target} does not fit the attributes {dict(self.attributes)}")
         for prompt in self.prompts:
@@ -137,9 +199,17 @@ def plan_json(plan: Plan) -> dict[str, Any]:  # Any: JSON
     }
     if plan.guard_attributes:
         content["guard_attributes"] = list(plan.guard_attributes)
-    for name, value in (("reader", plan.reader), ("training_reader", plan.training_reader)):
+    for name, value in (("reader", plan.reader), ("tier", plan.tier), ("training_reader", plan.training_reader)):
         if value is not None:
             content[name] = value
+    if plan.second_readers:
+        content["second_readers"] = list(plan.second_readers)
+    if plan.joints:
+        content["joints"] = [list(names) for names in plan.joints]
+    if plan.dose is not None:
+        content["dose"] = {"scales": list(plan.dose.scales), "num_seeds": plan.dose.num_seeds}
+    if plan.sequential is not None:
+        content["sequential"] = {"width": plan.sequential.width}
     if plan.generation is not None:
         seeds = {prompt: list(values) for prompt, values in plan.generation.seeds.items()}
         content["generation"] = {**asdict(plan.generation), "seeds": seeds}
@@ -152,9 +222,10 @@ def parse_plan(content: Mapping[str, Any], where: str) -> Plan:  # Any: JSON
     missing = known - set(content)
     if missing:
         raise ValueError(f"{where}: missing {sorted(missing)}")
-    optional = {"guard_attributes", "guard_rule", "reader", "training_reader", "generation"}
+    optional = {"guard_attributes", "guard_rule", "reader", "second_readers", "joints", "tier", "dose"}
+    optional |= {"sequential", "training_reader", "generation"}
     try:
-        generation = content.get("generation")
+        generation, dose, sequential = content.get("generation"), content.get("dose"), content.get("sequential")
         return Plan(
             version=content["version"],
             alpha=content["alpha"],
@@ -168,6 +239,11 @@ def parse_plan(content: Mapping[str, Any], where: str) -> Plan:  # Any: JSON
             guard_attributes=tuple(content.get("guard_attributes", ())),
             guard_rule=content.get("guard_rule", "point"),
             reader=content.get("reader"),
+            second_readers=tuple(content.get("second_readers", ())),
+            joints=tuple(tuple(names) for names in content.get("joints", ())),
+            tier=content.get("tier"),
+            dose=None if dose is None else Dose(scales=tuple(dose["scales"]), num_seeds=dose["num_seeds"]),
+            sequential=None if sequential is None else Sequential(**sequential),
             training_reader=content.get("training_reader"),
             generation=None if generation is None else _generation(generation),
             extra={key: value for key, value in content.items() if key not in known | optional},
@@ -213,5 +289,22 @@ def freeze_plan(plan: Plan, folder: Path) -> str:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:  # Any: JSON
-    keys = [key for key in {**old, **new} if sha256_json(old.get(key)) != sha256_json(new.get(key))]
-    return f"different are {', '.join(keys)}"
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    names = [name for name in {**before, **after} if before.get(name, ABSENT) != after.get(name, ABSENT)]
+    shown = [f"{name} ({_brief(before.get(name, ABSENT))} -> {_brief(after.get(name, ABSENT))})" for name in names]
+    more = [f"and {len(shown) - MAX_DIFFERENCES_SHOWN} more"] if len(shown) > MAX_DIFFERENCES_SHOWN else []
+    return f"different are {', '.join([*shown[:MAX_DIFFERENCES_SHOWN], *more])}"
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:  # Any: JSON
+    """Dotted names and values of a plan's content; a list is one value."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any, Protocol
 
-from evenhand.evaluation.plan import GenerationPlan, Plan, Primary
+from evenhand.evaluation.forecast import expected_effect
+from evenhand.evaluation.overlap import TrainingCaptions, without_overlap
+from evenhand.evaluation.plan import JOINT, Dose, GenerationPlan, Plan, Primary, Sequential
 from evenhand.evaluation.suites import PlannedPrompt, Suites
+from evenhand.evaluation.tiers import Choice, WholeSuite
 from evenhand.interfaces import LoadedBase, Reader, SamplingSettings
 from evenhand.records import Attribute, Target
 from evenhand.seeds import derive
@@ -21,6 +25,16 @@ class TargetChoice(Protocol):
 
     def targets(self, attribute: Attribute) -> tuple[Target, ...]:
         """The targets of an attribute."""
+
+
+class TierChoice(Protocol):
+    """What conf/tier names."""
+
+    name: str | None
+    audit_pairs: int
+
+    def choose(self, prompts: Sequence[PlannedPrompt], *, shared_rows: Mapping[str, Sequence[str]]) -> Choice:
+        """The prompts that are asked, with their number of seeds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +51,13 @@ class EvaluationSettings:
     adapter_scale: float
     dtype: str
     training_reader: str | None
+    joints: tuple[tuple[str, ...], ...]
+    dose_scales: tuple[float, ...]
+    dose_num_seeds: int
+    sigma_between: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "joints", tuple(tuple(names) for names in self.joints))
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         if self.dtype not in DTYPES:
@@ -46,11 +65,23 @@ class EvaluationSettings:
         for name, margin in self.margins.items():
             if not 0 <= margin < 1:
                 raise ValueError(f"margins.{name} must be at least 0 and below 1, got {margin}")
+        if self.dose_scales:
+            Dose(scales=self.dose_scales, num_seeds=self.dose_num_seeds)  # refuses scales that cannot be
+        if not 0 <= self.sigma_between < 1:
+            raise ValueError(f"sigma_between must be at least 0 and below 1, got {self.sigma_between}")
+
+    @property
+    def dose(self) -> Dose | None:
+        """The dose as a plan has it; None where no other scale is asked for."""
+        return Dose(scales=self.dose_scales, num_seeds=self.dose_num_seeds) if self.dose_scales else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked of an adapter, as far as it is known before any model is loaded."""
+    """What is asked of an adapter, as far as it is known before any model is loaded.
+
+    ``extra`` is what a plan says of where its prompts come from: suite, rows of the tier, overlap with the training.
+    """
 
     settings: EvaluationSettings
     attribute: Attribute
@@ -58,6 +89,9 @@ class Question:
     prompts: tuple[PlannedPrompt, ...]
     attributes: Mapping[str, tuple[str, ...]]
     reader: str
+    second_readers: tuple[str, ...]
+    tier: str | None
+    extra: Mapping[str, Any]  # Any: JSON
 
     @property
     def num_images(self) -> int:
@@ -66,21 +100,80 @@ class Question:
 
 
 def ask(
-    settings: EvaluationSettings, *, attribute: Attribute, target: TargetChoice, suites: Suites, reader: Reader
+    settings: EvaluationSettings,
+    *,
+    attribute: Attribute,
+    target: TargetChoice,
+    suites: Suites,
+    reader: Reader,
+    tier: TierChoice | None = None,
+    second_readers: Sequence[Reader] = (),
+    joint_target: TargetChoice | None = None,
+    captions: TrainingCaptions | None = None,
 ) -> Question:
-    """Check that the choices fit each other; ValueError before anything is loaded when they do not."""
-    prompts = tuple(suites.prompts({attribute.name: attribute}))
+    """Check that the choices fit each other; ValueError before anything is loaded when they do not.
+
+    ``captions`` are those that the adapter was trained on, None where they are not known. What a tier takes does not
+    depend on them, so that two adapters are asked the same but for what is excluded.
+    """
+    tier = WholeSuite() if tier is None else tier
+    choice = tier.choose(suites.prompts({attribute.name: attribute}), shared_rows=suites.shared_rows)
+    prompts, extra = choice.prompts, _origin(suites, tier, choice, captions)
+    if captions is not None:
+        overlap = without_overlap(prompts, captions, headline_suite=settings.primary_suite)
+        prompts, extra = overlap.prompts, {**extra, "excluded": list(overlap.excluded), "seen": overlap.seen}
     expected = [name for entry in prompts for name in entry.prompt.expects or {}]
-    names = dict.fromkeys([attribute.name, *settings.side_attributes, *settings.guard_attributes, *expected])
+    joined = [name for names in settings.joints for name in names]
+    names = dict.fromkeys([attribute.name, *settings.side_attributes, *settings.guard_attributes, *expected, *joined])
     attributes = {name: _declared(name, attribute, reader) for name in names}
+    for other in second_readers:
+        _declared(attribute.name, attribute, other)
+    _check_names([reader, *second_readers])
     return Question(
         settings=settings,
         attribute=attribute,
-        targets=target.targets(attribute),
+        targets=(*target.targets(attribute), *_joint_targets(settings.joints, attributes, joint_target)),
         prompts=prompts,
         attributes=attributes,
         reader=reader.name,
+        second_readers=tuple(other.name for other in second_readers),
+        tier=tier.name,
+        extra=extra,
     )
+
+
+def _origin(
+    suites: Suites, tier: TierChoice, choice: Choice, captions: TrainingCaptions | None
+) -> dict[str, Any]:  # Any: JSON
+    """What a plan says of where its prompts come from."""
+    origin: dict[str, Any] = {"training_captions": None if captions is None else captions.facts()}  # Any: JSON
+    if suites.name is not None:
+        origin["suite"] = {"name": suites.name, "version": suites.version}
+    if choice.rows:
+        origin["rows"] = [{**asdict(row), "suites": list(row.suites)} for row in choice.rows]
+    if tier.audit_pairs:
+        origin["audit_pairs"] = tier.audit_pairs
+    return origin
+
+
+def _check_names(readers: Sequence[Reader]) -> None:
+    names = [reader.name for reader in readers]
+    if len(set(names)) != len(names):
+        raise ValueError(f"readers must differ, got {', '.join(names)}; a second opinion of the same reader is none")
+
+
+def _joint_targets(
+    joints: Sequence[Sequence[str]], attributes: Mapping[str, Sequence[str]], choice: TargetChoice | None
+) -> list[Target]:
+    """The targets of joint attributes, whose values are all combinations; none where none is chosen."""
+    if choice is None:
+        return []
+    targets: list[Target] = []
+    for names in joints:
+        values = tuple(JOINT.join(cell) for cell in product(*(attributes[name] for name in names)))
+        forms, words = dict.fromkeys(values, "{}"), dict.fromkeys(values, ())
+        targets += choice.targets(Attribute(name=JOINT.join(names), values=values, forms=forms, words=words))
+    return targets
 
 
 def _declared(name: str, attribute: Attribute, reader: Reader) -> tuple[str, ...]:
@@ -98,7 +191,15 @@ def _declared(name: str, attribute: Attribute, reader: Reader) -> tuple[str, ...
 
 
 def plan_evaluation(
-    question: Question, base: LoadedBase, *, sampling: SamplingSettings, adapter_sha256: str, seed: int, device: str
+    question: Question,
+    base: LoadedBase,
+    *,
+    sampling: SamplingSettings,
+    adapter_sha256: str,
+    seed: int,
+    device: str,
+    environment: Mapping[str, Any] | None = None,  # Any: JSON
+    sequential: Sequential | None = None,
 ) -> Plan:
     """The plan of one adapter on one base. A prompt's seeds depend on the root seed and its id alone."""
     settings = question.settings
@@ -120,8 +221,9 @@ def plan_evaluation(
         encoders_fingerprint=base.encoders_fingerprint,
         adapter_sha256=adapter_sha256,
         adapter_scale=settings.adapter_scale,
+        environment=environment or {},
     )
-    return Plan(
+    plan = Plan(
         alpha=settings.alpha,
         paired=True,
         arms=(BASE_ARM, ADAPTED_ARM),
@@ -133,6 +235,14 @@ def plan_evaluation(
         guard_attributes=settings.guard_attributes,
         guard_rule=settings.guard_rule,
         reader=question.reader,
+        second_readers=question.second_readers,
+        joints=settings.joints,
+        tier=question.tier,
+        dose=settings.dose,
+        sequential=sequential,
         training_reader=settings.training_reader,
         generation=generation,
+        extra=question.extra,
     )
+    effect = expected_effect(plan, sigma_between=settings.sigma_between)
+    return plan if effect is None else replace(plan, extra={**plan.extra, "mde": asdict(effect)})

@@ -33,16 +33,19 @@ class PromptGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPrompt:
-    """A prompt and how many images of it an arm makes."""
+    """A prompt and how many images of it an arm makes. ``wording`` counts the wordings of its concept in its suite."""
 
     prompt: Prompt
     num_seeds: int
+    wording: int = 0
 
 
 class Suites:
     """``concepts`` maps list names to concepts (names, or mappings as captions take them); ``groups`` are PromptGroups.
 
-    ``num_seeds`` says for each suite how many images an arm makes of each prompt.
+    ``num_seeds`` says for each suite how many images an arm makes of each prompt. ``name`` and ``version`` go into the
+    plan: other prompts are another version. ``shared_rows`` maps a row of a tier to the suites that fill it together,
+    by turns, where a suite alone has too few prompts.
     """
 
     def __init__(
@@ -51,7 +54,13 @@ class Suites:
         concepts: Mapping[str, Sequence[str | Mapping[str, str]]],
         groups: Sequence[Mapping[str, Any]],  # Any: YAML, checked by PromptGroup
         num_seeds: Mapping[str, int],
+        name: str | None = None,
+        version: int | None = None,
+        shared_rows: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
+        self.name = name
+        self.version = version
+        self.shared_rows = {row: tuple(suites) for row, suites in (shared_rows or {}).items()}
         self._lists = {name: concepts_of(entries, what=f"suite list {name}") for name, entries in concepts.items()}
         self._groups = tuple(self._group(group) for group in groups)
         self._num_seeds = dict(num_seeds)
@@ -60,6 +69,12 @@ class Suites:
                 raise ValueError(f"num_seeds.{suite} must be >= 1, got {self._num_seeds.get(suite)}")
             if suite not in {group.suite for group in self._groups}:
                 raise ValueError(f"num_seeds.{suite}: there is no group of suite {suite!r}")
+        for row, suites in self.shared_rows.items():
+            if row not in suites or not set(suites) <= set(self._num_seeds):
+                raise ValueError(
+                    f"shared_rows.{row} must list {row} and other suites of {', '.join(self._num_seeds)}, "
+                    f"got {list(suites)}"
+                )
 
     def _group(self, group: Mapping[str, Any]) -> PromptGroup:  # Any: YAML
         where = f"suite group {dict(group)}"
@@ -89,7 +104,7 @@ class Suites:
                 number = numbers.get(stem, 0)
                 numbers[stem] = number + 1
                 whole = Prompt(id=f"{stem}-{number:02d}", suite=group.suite, **prompt)
-                planned.append(PlannedPrompt(prompt=whole, num_seeds=self._num_seeds[group.suite]))
+                planned.append(PlannedPrompt(prompt=whole, num_seeds=self._num_seeds[group.suite], wording=number))
         self._refuse_overlap([entry.prompt for entry in planned])
         return planned
 

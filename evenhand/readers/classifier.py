@@ -1,9 +1,9 @@
-"""Reads images with a transformers image classifier: a folder or any hub id.
+"""Reads images with a transformers image classifier of several heads: a folder or any hub id.
 
 The model has one flat vector of logits in named heads: its ``id2label`` entries are ``head=value``, and each head has a
 softmax of its own. A head is read for a subject as ``<place><attribute>``: for one person the place is empty, for three
 people in a picture it is ``0.``, ``1.`` and ``2.``. What the ``kind`` head says decides which heads apply, so that
-nobody's presentation is read from a car.
+nobody's presentation is read from a car. A plain model with one head: ``evenhand.readers.image_classification``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evenhand.paths import model_path
+from evenhand.readers.deciding import check_min_lead, decide, unread
+from evenhand.readers.pretrained import load_image_processor, load_network
 from evenhand.records import SubjectReading
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Classifier:
     ``presence`` maps an attribute to its value for an empty place: where that is read, nothing else is.
     ``gate`` is the attribute whose value picks an entry of ``shows``; a kind without entry shows no subject, and
     ``missing`` says so in words. ``min_lead`` is by how much the best value's probability must lead the second's, else
-    the reading is unread. It means the same for two values as for thirty; a bound on the probability would not.
+    the reading is unread.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Classifier:
         name: str,
         model: str,
         revision: str | None,
+        license: str,
+        validated_on: str,
         attributes: Mapping[str, Sequence[str]],
         gate: str,
         shows: Mapping[str, Mapping[str, Sequence[str]]],
@@ -53,13 +56,14 @@ class Classifier:
         self.name = name
         self.model = model
         self.revision = revision
+        self.license = license
+        self.validated_on = validated_on
         self.attributes: Mapping[str, tuple[str, ...]] = {key: tuple(values) for key, values in attributes.items()}
         self.gate = gate
         self.missing = dict(missing)
         self.presence = dict(presence)
         self.min_lead = min_lead
-        if not 0 <= min_lead < 1:
-            raise ValueError(f"reader {name}: min_lead must be at least 0 and below 1, got {min_lead}")
+        check_min_lead(name, min_lead)
         if gate not in self.attributes:
             raise ValueError(f"reader {name}: gate {gate!r} is no attribute; there are {', '.join(self.attributes)}")
         for attribute, empty in presence.items():
@@ -83,16 +87,14 @@ class Classifier:
 
     def load(self, *, device: torch.device) -> LoadedClassifier:
         """The reader on a device; ValueError when it is not there or its labels are not those declared."""
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
 
-        where = model_path(self.model)
-        try:
-            network = AutoModelForImageClassification.from_pretrained(where, revision=self.revision)
-            processor = AutoImageProcessor.from_pretrained(where, revision=self.revision)
-        except OSError as error:
-            raise ValueError(f"reader {self.name}: cannot load {self.model}: {error}") from error
+        network = load_network(
+            AutoModelForImageClassification, self.model, revision=self.revision, reader=self.name, device=device
+        )
+        processor = load_image_processor(self.model, revision=self.revision, reader=self.name)
         heads = self._heads(network.config.id2label)
-        return LoadedClassifier(self, network.float().eval().to(device), processor, heads, device)
+        return LoadedClassifier(self, network, processor, heads, device)
 
     def _heads(self, id2label: Mapping[int, str]) -> dict[str, list[int]]:
         """Logit numbers of each needed head, in the order of the declared values."""
@@ -155,18 +157,14 @@ class LoadedClassifier:
             empty = self._emptiness(subject, place, shown, probs)
             for name in self._settings.attributes:
                 if name != gate and empty is not None:
-                    readings.append(
-                        SubjectReading(subject=subject, attribute=name, value=None, probs=None, unread=empty)
-                    )
+                    readings.append(unread(name, empty, subject=subject))
                 elif name == gate:
                     readings.append(self._read_head(subject, gate, probs[gate]))
                 elif name in shown.attributes:
                     readings.append(self._read_head(subject, name, probs[place + name]))
                 else:
                     reason = f"{self._settings.missing[name]} ({gate}: {kind.value or kind.unread})"
-                    readings.append(
-                        SubjectReading(subject=subject, attribute=name, value=None, probs=None, unread=reason)
-                    )
+                    readings.append(unread(name, reason, subject=subject))
         return readings
 
     def _emptiness(self, subject: int, place: str, shown: Shown, probs: Mapping[str, tuple[float, ...]]) -> str | None:
@@ -180,8 +178,4 @@ class LoadedClassifier:
 
     def _read_head(self, subject: int, attribute: str, probs: tuple[float, ...]) -> SubjectReading:
         values = self._settings.attributes[attribute]
-        best, second = sorted(range(len(values)), key=lambda index: -probs[index])[:2]
-        if probs[best] - probs[second] < self._settings.min_lead:
-            reason = f"undecided ({values[best]} {probs[best]:.2f}, {values[second]} {probs[second]:.2f})"
-            return SubjectReading(subject=subject, attribute=attribute, value=None, probs=probs, unread=reason)
-        return SubjectReading(subject=subject, attribute=attribute, value=values[best], probs=probs, unread=None)
+        return decide(attribute, values, probs, subject=subject, min_lead=self._settings.min_lead)

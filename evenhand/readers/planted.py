@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evenhand.readers.deciding import unread
 from evenhand.records import SubjectReading
 from evenhand.seeds import derive
 
@@ -38,6 +39,9 @@ class Planted:
         seed: int,
     ) -> None:
         self.name = name
+        self.revision: str | None = None
+        self.license = "Apache-2.0 (part of evenhand)"
+        self.validated_on = "planted colours alone: it reads no real image"
         self.colors = {key: {value: tuple(rgb) for value, rgb in entry.items()} for key, entry in colors.items()}
         self.attributes: Mapping[str, tuple[str, ...]] = {key: tuple(entry) for key, entry in colors.items()}
         self.max_distance = max_distance
@@ -72,16 +76,12 @@ class LoadedPlanted:
         distances = [float(np.linalg.norm(mean - np.array(rgb))) for rgb in settings.colors[attribute].values()]
         nearest = int(np.argmin(distances))
         if distances[nearest] > settings.max_distance:
-            return _unread(attribute, f"no planted colour found (nearest is {distances[nearest]:.0f} away)")
+            return unread(attribute, f"no planted colour found (nearest is {distances[nearest]:.0f} away)")
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         rng = np.random.default_rng(derive(settings.seed, "planted", attribute, digest))
         wrong, silent = rng.random() < settings.confusion, rng.random() < settings.abstain
         if silent:
-            return _unread(attribute, "undecided (planted)")
+            return unread(attribute, "undecided (planted)")
         read = (nearest + wrong) % len(values)
         probs = tuple(float(index == read) for index in range(len(values)))
         return SubjectReading(subject=0, attribute=attribute, value=values[read], probs=probs, unread=None)
-
-
-def _unread(attribute: str, reason: str) -> SubjectReading:
-    return SubjectReading(subject=0, attribute=attribute, value=None, probs=None, unread=reason)

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from evenhand.evaluation.folder import load_images
 from evenhand.evaluation.plan import Plan
 from evenhand.records import ImageRecord, Prompt
+from evenhand.report.content import visible_text
+from evenhand.report.pictures import open_image, paired_seeds
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -26,15 +28,11 @@ def contact_sheet(plan: Plan, folder: Path) -> Image.Image | None:
 
     Concepts and seeds are the plan's first ones, and seeds are hashes: nobody picked them.
     """
-    if plan.generation is None:
-        return None
     records = load_images(folder)
+    seeds = paired_seeds(plan, records, plan.arms)
     prompts = plan.in_suite(plan.primary.suite)[:NUM_CONCEPTS]
     blocks = [
-        [
-            [records.get((arm, prompt.id, seed)) for seed in plan.generation.seeds[prompt.id][:NUM_SEEDS]]
-            for prompt in prompts
-        ]
+        [[records[arm, prompt.id, seed] for seed in seeds[prompt.id][:NUM_SEEDS]] for prompt in prompts]
         for arm in plan.arms
     ]
     if not any(record for block in blocks for column in block for record in column):
@@ -45,7 +43,7 @@ def contact_sheet(plan: Plan, folder: Path) -> Image.Image | None:
 def _draw(
     arms: Sequence[str],
     prompts: Sequence[Prompt],
-    blocks: Sequence[Sequence[Sequence[ImageRecord | None]]],
+    blocks: Sequence[Sequence[Sequence[ImageRecord]]],
     folder: Path,
 ) -> Image.Image:
     num_rows = max(len(column) for block in blocks for column in block)
@@ -56,15 +54,17 @@ def _draw(
     font = ImageFont.load_default(FONT_PX)
     for column, prompt in enumerate(prompts):
         middle = MARGIN_PX + column * CELL_PX + CELL_PX // 2
-        draw.text((middle, HEADER_PX // 2), _fitting(prompt.concept, font), fill=INK, font=font, anchor="mm")
+        draw.text(
+            (middle, HEADER_PX // 2), _fitting(visible_text(prompt.concept), font), fill=INK, font=font, anchor="mm"
+        )
     for number, (arm, block) in enumerate(zip(arms, blocks, strict=True)):
         top = HEADER_PX + number * block_px
         draw.text((MARGIN_PX // 2, top + num_rows * CELL_PX // 2), arm, fill=INK, font=font, anchor="mm")
         for column, records in enumerate(block):
             for row, record in enumerate(records):
-                if record is not None and (folder / record.path).is_file():
-                    with Image.open(folder / record.path) as image:
-                        cell = image.convert("RGB").resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
+                image = open_image(folder, record.path)
+                if image is not None:
+                    cell = image.resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
                     sheet.paste(cell, (MARGIN_PX + column * CELL_PX, top + row * CELL_PX))
     return sheet
 

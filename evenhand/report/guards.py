@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from evenhand.evaluation.folder import Similarity
 from evenhand.evaluation.plan import Plan
 from evenhand.records import Estimate, Guard, Prompt
-from evenhand.report.estimates import DIRECTED_SUITES, SHIFT, one_share, one_shift
+from evenhand.report.estimates import one_share, one_shift
+from evenhand.report.suite_shares import DIRECTED_SUITES, SHIFT
 from evenhand.report.tables import Floats, ReadingTable
+from evenhand.stats.equivalence import tost_of_interval
 from evenhand.stats.intervals import Interval, mean_interval
 
 TOLERANCE = 1e-9
@@ -20,6 +23,10 @@ GUARD_OF_SUITE = {"explicit": "explicit", "fixed": "fixed"}
 READABLE = "readable"
 UNREAD = "unread"
 SIMILARITY = "unrelated_similarity"
+# What two one-sided tests say (Schuirmann 1987), by the verdict of stats.equivalence.
+EVIDENCE = {"within": "no harm shown", "beyond": "harm shown", "not settled": "inconclusive"}
+
+Change = Callable[[float], Interval]  # of the level of its interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,8 @@ class Shown:
 def shown(table: ReadingTable, prompt: Prompt, arm: str, seeds: Sequence[int]) -> Shown:
     """What images of a prompt show of what it expects; images without any reading of it are left out."""
     expects = prompt.expects or {}
+    if len(expects) == 1:
+        return _shown_one(table, prompt, arm, seeds)
     scores, unread = [], 0
     for seed in seeds:
         found = {name: table.subjects(name, arm, prompt.id).get(seed, {}) for name in expects}
@@ -46,6 +55,17 @@ def shown(table: ReadingTable, prompt: Prompt, arm: str, seeds: Sequence[int]) -
         scores.append(float(np.mean(right)))
         unread += any(all(value is None for value in values.values()) for values in found.values())
     return Shown(shown_N=np.array(scores), n_unread=unread)
+
+
+def _shown_one(table: ReadingTable, prompt: Prompt, arm: str, seeds: Sequence[int]) -> Shown:
+    """The same where one attribute is expected, which needs no look at single subjects."""
+    ((name, value),) = (prompt.expects or {}).items()
+    images = table.images(name, arm)
+    where = images.of_prompt(table.place(prompt.id))
+    chosen = np.isin(images.seed_N[where], np.array(list(seeds), dtype=np.int64))
+    counts_NK = images.counts_NK[where][chosen]
+    right_N = counts_NK[:, table.values[name].index(value)]
+    return Shown(shown_N=right_N / images.subjects_N[where][chosen], n_unread=int(np.sum(counts_NK.sum(axis=1) == 0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +82,7 @@ def _rows(table: ReadingTable, prompts: Sequence[Prompt]) -> _Rows:
     for prompt in prompts:
         by_arm = []
         for arm in table.plan.arms:
-            seeds = sorted({seed for name in prompt.expects or {} for seed in table.subjects(name, arm, prompt.id)})
+            seeds = sorted({seed for name in prompt.expects or {} for seed in table.seeds_of(name, arm, prompt.id)})
             by_arm.append(shown(table, prompt, arm, seeds))
         if all(len(entry.shown_N) for entry in by_arm):
             rows.concepts.append(prompt.concept)
@@ -87,12 +107,11 @@ def shown_estimates(table: ReadingTable) -> Iterator[Estimate]:
                 pooled = one_share(np.concatenate([entry.shown_N for entry in entries]), level)
                 interval = pooled._replace(value=interval.value, how=f"no spread between prompts; {pooled.how}")
             yield _shown_estimate(table.plan, suite, attribute, arm, interval, entries, bounds=(0.0, 1.0))
-        change = _change(table, rows)
+        change = _change(table, rows, level)
         yield _shown_estimate(table.plan, suite, attribute, SHIFT, change, rows.adapted, bounds=(-1.0, 1.0))
 
 
-def _change(table: ReadingTable, rows: _Rows) -> Interval:
-    level = table.plan.level
+def _change(table: ReadingTable, rows: _Rows, level: float) -> Interval:
     pairs = zip(rows.base, rows.adapted, strict=True)
     changes = np.array([adapted.shown_N.mean() - base.shown_N.mean() for base, adapted in pairs])
     interval = mean_interval(changes, rows.concepts, level=level)
@@ -132,18 +151,18 @@ def _shown_estimate(
     )
 
 
-def guards(table: ReadingTable, estimates: Sequence[Estimate], similarities: Sequence[Similarity]) -> Iterator[Guard]:
+def guards(table: ReadingTable, similarities: Sequence[Similarity]) -> Iterator[Guard]:
     """Every guard whose margin the plan declares and whose prompts it has."""
     plan = table.plan
-    for estimate in estimates:
-        if estimate.name != "shown" or estimate.arm != SHIFT:
-            continue
-        name = GUARD_OF_SUITE.get(estimate.suite, READABLE)
-        if name in plan.margins:
-            interval = Interval(estimate.value, estimate.low, estimate.high, estimate.how)
-            yield judged(plan, name, estimate.suite, interval, n_images=estimate.n_images)
+    for suite in plan.suites:
+        name = GUARD_OF_SUITE.get(suite, READABLE)
+        prompts = [prompt for prompt in plan.in_suite(suite) if prompt.expects]
+        if prompts and name in plan.margins:
+            rows = _rows(table, prompts)
+            images = sum(len(entry.shown_N) for entry in rows.adapted)
+            yield judged(plan, name, suite, lambda level, rows=rows: _change(table, rows, level), n_images=images)  # type: ignore[misc]  # binds the loop's rows
     if SIMILARITY in plan.margins and similarities:
-        yield judged(plan, SIMILARITY, "unrelated", similarity_loss(plan, similarities))
+        yield judged(plan, SIMILARITY, "unrelated", lambda level: similarity_loss(plan, similarities, level))
     if UNREAD in plan.margins:
         for suite in plan.suites:
             if suite not in DIRECTED_SUITES:
@@ -153,13 +172,15 @@ def guards(table: ReadingTable, estimates: Sequence[Estimate], similarities: Seq
 
 
 def judged(
-    plan: Plan, name: str, suite: str, interval: Interval, *, n_images: int | None = None, two_sided: bool = False
+    plan: Plan, name: str, suite: str, change: Change, *, n_images: int | None = None, two_sided: bool = False
 ) -> Guard:
     """A guard's verdict: the change itself, or the worse end of its interval, is within the margin.
 
     The margin of a share is at least one image of ``n_images``: less cannot be told from nothing. A change that cannot
-    be estimated has not been shown to be harmless, so its guard fails.
+    be estimated has not been shown to be harmless, so its guard fails. Whether harmlessness is *shown* is another
+    question: the interval at ``1 - 2 alpha`` must be within the margin.
     """
+    interval, narrow = change(plan.level), change(max(0.0, 1 - 2 * plan.alpha))
     margin = plan.margins[name] if not n_images else max(plan.margins[name], 1 / n_images)
     low = interval.value if plan.guard_rule == "point" else interval.low
     high = interval.value if plan.guard_rule == "point" else interval.high
@@ -175,17 +196,18 @@ def judged(
         high=interval.high,
         margin=margin,
         passed=passed,
+        evidence=EVIDENCE[tost_of_interval(narrow, low=-margin, high=margin if two_sided else math.inf)],
     )
 
 
-def similarity_loss(plan: Plan, similarities: Sequence[Similarity]) -> Interval:
+def similarity_loss(plan: Plan, similarities: Sequence[Similarity], level: float) -> Interval:
     """Mean over prompts of the pair similarity, minus one: 0 when nothing changed."""
     concepts = {prompt.id: prompt.concept for prompt in plan.prompts}
     by_prompt: Mapping[str, list[float]] = {row.prompt_id: [] for row in similarities}
     for row in similarities:
         by_prompt[row.prompt_id].append(row.value)
     means = np.array([np.mean(values) for values in by_prompt.values()]) - 1.0
-    return mean_interval(means, [concepts[prompt] for prompt in by_prompt], level=plan.level)
+    return mean_interval(means, [concepts[prompt] for prompt in by_prompt], level=level)
 
 
 def similarity_estimates(plan: Plan, similarities: Sequence[Similarity]) -> Iterator[Estimate]:
@@ -222,9 +244,9 @@ def similarity_estimates(plan: Plan, similarities: Sequence[Similarity]) -> Iter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnreadChange:
-    """The change in unread images, and how many images an arm has."""
+    """The change in unread images, of the level of its interval, and how many images an arm has."""
 
-    interval: Interval
+    interval: Change
     n_images: int
 
 
@@ -236,5 +258,8 @@ def unread_change(table: ReadingTable, suite: str) -> UnreadChange | None:
     if not any(len(row.base.images_NK) for row in rows):
         return None
     changes = [row.adapted.n_unread / row.adapted.n_images - row.base.n_unread / row.base.n_images for row in rows]
-    interval = mean_interval(np.array(changes), [row.prompt.concept for row in rows], level=table.plan.level)
-    return UnreadChange(interval=interval, n_images=sum(row.adapted.n_images for row in rows))
+    concepts = [row.prompt.concept for row in rows]
+    return UnreadChange(
+        interval=lambda level: mean_interval(np.array(changes), concepts, level=level),
+        n_images=sum(row.adapted.n_images for row in rows),
+    )

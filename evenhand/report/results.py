@@ -2,47 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evenhand.evaluation.folder import Similarity, load_readings, load_similarities
+from evenhand.cache import cache_folder
+from evenhand.evaluation.folder import (
+    SEQUENTIAL_FILE,
+    Similarity,
+    load_readings,
+    load_similarities,
+    refuse_copied_images,
+)
 from evenhand.evaluation.plan import Plan, load_plan, plan_sha256
-from evenhand.files import write_json_atomic
+from evenhand.files import read_json, read_jsonl, write_json_atomic
 from evenhand.records import Estimate, Guard, Reading
-from evenhand.report.estimates import SHIFT, distribution_estimates
+from evenhand.report.answer import answer, notes
+from evenhand.report.dose import dose_estimates
+from evenhand.report.estimates import suite_estimates
+from evenhand.report.group_estimates import group_estimates
 from evenhand.report.guards import guards, shown_estimates, similarity_estimates
+from evenhand.report.pairs import (
+    Overshoot,
+    PermutationTest,
+    PromptTest,
+    overshoots,
+    pair_estimates,
+    permutation_test,
+    prompt_tests,
+)
+from evenhand.report.readers_agreement import (
+    Agreement,
+    SecondReading,
+    agreements,
+    other_tables,
+    second_readings,
+    values_by_image,
+)
+from evenhand.report.suite_shares import SHIFT, SuiteShares, open_suites
 from evenhand.report.tables import ReadingTable
+from evenhand.report.unread import unread_difference, unread_estimates
+from evenhand.report.verdicts import Evidence, Verdict, indexed, margin_of, verdicts_of
 
-RESULTS_FILE = "results.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the interval of a suite's gap allows to be said, in a word and in a sentence."""
-
-    suite: str
-    attribute: str
-    verdict: str
-    sentence: str
+RESULTS_FILE, SELFTEST_FILE = "results.json", "selftest.json"
+STOPPED_EARLY = ("changed", "narrow")
+SMOKE_TIER = "smoke"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Everything that a report shows; ``answer`` is its first paragraph."""
+    """Everything that a report shows; ``answer`` is its first paragraph.
+
+    ``reader`` gives the headline, ``readers`` are all in the file. ``guards`` begin with those that failed. ``caps``
+    are the reasons that hold the headline's verdict down. ``sequential`` says how a run in rounds ended, ``selftest``
+    what this installation's self-test found; None where there was none.
+    """
 
     plan_sha256: str
     primary_attribute: str
     primary_suite: str
     arms: tuple[str, str]
     reader: str
+    readers: tuple[str, ...]
     paired: bool
+    circular: bool
+    tier: str | None
     answer: str
     verdicts: tuple[Verdict, ...]
     guards: tuple[Guard, ...]
     estimates: tuple[Estimate, ...]
+    agreement: tuple[Agreement, ...]
+    second_readings: tuple[SecondReading, ...]
+    prompt_tests: tuple[PromptTest, ...]
+    permutation: tuple[PermutationTest, ...]
+    overshoot: tuple[Overshoot, ...]
+    caps: tuple[str, ...]
+    excluded: tuple[str, ...]
     notes: tuple[str, ...]
+    sequential: Mapping[str, Any] | None  # Any: JSON
+    selftest: Mapping[str, Any] | None  # Any: JSON
 
     @property
     def failed_guards(self) -> tuple[Guard, ...]:
@@ -60,45 +99,210 @@ class Results:
                 return estimate
         return None
 
+    def verdict(self, *, suite: str | None = None, attribute: str | None = None, arm: str = SHIFT) -> Verdict | None:
+        """A verdict by its scope, of the headline where none is named; None where there is none."""
+        wanted = (suite or self.primary_suite, attribute or self.primary_attribute, arm)
+        return next((v for v in self.verdicts if (v.suite, v.attribute, v.arm) == wanted), None)
+
 
 def analyse(
-    plan: Plan, readings: Sequence[Reading], similarities: Sequence[Similarity], *, plan_digest: str
+    plan: Plan,
+    readings: Sequence[Reading],
+    similarities: Sequence[Similarity],
+    *,
+    plan_digest: str,
+    folder: Path | None = None,
 ) -> Results:
-    """Every estimate, guard and verdict of an evaluation."""
+    """Every estimate, guard and verdict of an evaluation; with its ``folder`` also of what else lies there."""
+    _check_margins(plan)
     table = ReadingTable(plan, readings)
-    estimates = (
-        *distribution_estimates(table),
-        *shown_estimates(table),
-        *similarity_estimates(plan, similarities),
+    others = other_tables(plan, readings, table.readers)
+    views = open_suites(table)
+    sequential = None if folder is None else _sequential(plan, folder)
+    estimates = [*_estimates(table, views), *shown_estimates(table), *similarity_estimates(plan, similarities)]
+    estimates = _stopped_early(plan, estimates, sequential)
+    quality = _quality(table, folder)
+    checks = sorted([*guards(table, similarities), *quality.guards], key=lambda guard: guard.passed)
+    second = second_readings(others)
+    indexes = {reader: indexed([row.estimate for row in second if row.reader == reader]) for reader in others}
+    crossed = [entry for view in views for entry in overshoots(view, margin_of(view))]
+    evidence = Evidence(
+        index=indexed(estimates),
+        others=indexes,
+        caps=tuple(_caps(plan, table, sequential)),
+        missing=frozenset((v.suite, v.attribute) for v in views if unread_difference(table, v).differs),
+        guards=checks,
+        overshoot=crossed,
     )
-    checks = tuple(guards(table, estimates, similarities))
-    verdicts = tuple(_verdicts(plan, estimates))
+    verdicts = [verdict for view in views for verdict in verdicts_of(view, evidence)]
+    agreement = list(agreements(table, others))
+    estimates += quality.estimates
+    circular, excluded = _circular(plan, table), _excluded(plan)
     return Results(
         plan_sha256=plan_digest,
         primary_attribute=plan.primary.attribute,
         primary_suite=plan.primary.suite,
         arms=plan.arms,
-        reader=table.readers[0],
+        reader=table.reader,
+        readers=table.readers,
         paired=table.paired,
-        answer=_answer(plan, table, estimates, checks, verdicts),
-        verdicts=verdicts,
-        guards=checks,
-        estimates=estimates,
-        notes=tuple(_notes(plan, table, similarities)),
+        circular=circular,
+        tier=plan.tier,
+        answer=answer(table, indexed(estimates), indexes, checks, verdicts, agreement, circular=circular),
+        verdicts=tuple(verdicts),
+        guards=tuple(checks),
+        estimates=tuple(estimates),
+        agreement=tuple(agreement),
+        second_readings=tuple(second),
+        prompt_tests=tuple(test for view in views for test in prompt_tests(view)),
+        permutation=(*(permutation_test(view) for view in views), *quality.permutations),
+        overshoot=tuple(crossed),
+        caps=_headline_caps(plan, verdicts),
+        excluded=excluded,
+        notes=(*notes(table, similarities, excluded, list(others), sequential), *quality.notes),
+        sequential=sequential,
+        selftest=None if folder is None else _selftest(),
     )
 
 
+def _check_margins(plan: Plan) -> None:
+    for name, margin in plan.margins.items():
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not margin >= 0:
+            raise ValueError(f"plan: margin {name} must be a number of 0 or more, got {margin!r}")
+
+
+def _headline_caps(plan: Plan, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    headline = (plan.primary.suite, plan.primary.attribute, SHIFT)
+    return next((v.caps for v in verdicts if (v.suite, v.attribute, v.arm) == headline), ())
+
+
+def _estimates(table: ReadingTable, views: Sequence[SuiteShares]) -> list[Estimate]:
+    found = list(suite_estimates(table, views))
+    for view in views:
+        found += unread_estimates(view)
+        found += pair_estimates(view)
+    return [*found, *group_estimates(table, views), *dose_estimates(table)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Quality:
+    """What the images themselves say, where they were scored."""
+
+    estimates: tuple[Estimate, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    permutations: tuple[PermutationTest, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _quality(table: ReadingTable, folder: Path | None) -> _Quality:
+    if folder is None:
+        return _Quality()
+    from evenhand.report.quality import quality_estimates
+
+    found = quality_estimates(table.plan, folder, values_by_image(table, table.plan.primary.attribute))
+    permutations = tuple(
+        PermutationTest(
+            suite=row["suite"],
+            attribute=row["attribute"],
+            statistic=row["statistic"],
+            value=row.get("value"),
+            p=row["p"],
+            swaps=row.get("swaps", 0),
+            how=row.get("how", ""),
+        )
+        for row in found.permutations
+    )
+    return _Quality(
+        estimates=tuple(found.estimates),
+        guards=tuple(found.guards),
+        permutations=permutations,
+        notes=tuple(found.notes),
+    )
+
+
+def _circular(plan: Plan, table: ReadingTable) -> bool:
+    return plan.training_reader is not None and plan.training_reader == table.reader
+
+
+def _caps(plan: Plan, table: ReadingTable, sequential: Mapping[str, Any] | None) -> list[str]:  # Any: JSON
+    """What holds every verdict down."""
+    caps = []
+    if _circular(plan, table):
+        caps.append("the reader was used in training")
+    if plan.tier == SMOKE_TIER:
+        caps.append("tier smoke tests the plumbing only")
+    if sequential is not None and sequential["stopped"] in STOPPED_EARLY:
+        caps.append("the run stopped early")
+    return caps
+
+
+def _excluded(plan: Plan) -> tuple[str, ...]:
+    """The texts of prompts that were left out because training used them."""
+    texts = []
+    given = plan.extra.get("excluded")
+    for entry in given if isinstance(given, list) else []:
+        prompt = entry.get("prompt", entry) if isinstance(entry, Mapping) else entry
+        texts.append(str(prompt.get("text", prompt)) if isinstance(prompt, Mapping) else str(prompt))
+    return tuple(texts)
+
+
+def _sequential(plan: Plan, folder: Path) -> dict[str, Any] | None:  # Any: JSON
+    """How a run in rounds ended: its last round's row of every tracked value."""
+    rows = read_jsonl(folder / SEQUENTIAL_FILE) if plan.sequential is not None else []
+    if not rows:
+        return None
+    last = max(row["round"] for row in rows)
+    looks = [row for row in rows if row["round"] == last]
+    return {"rounds": last, "stopped": looks[0]["stopped"], "looks": looks}
+
+
+def _stopped_early(
+    plan: Plan,
+    estimates: Sequence[Estimate],
+    sequential: Mapping[str, Any] | None,  # Any: JSON
+) -> list[Estimate]:
+    """The headline's shifts with the confidence sequence in the place of an interval that the stop made invalid."""
+    if sequential is None or sequential["stopped"] not in STOPPED_EARLY:
+        return list(estimates)
+    bounds = {look["value"]: (look["low"], look["high"]) for look in sequential["looks"]}
+    values = plan.attributes[plan.primary.attribute]
+    if len(values) == 2 and len(bounds) == 1:
+        low, high = bounds[values[0]]
+        bounds[values[1]] = (None if high is None else -high, None if low is None else -low)
+    level, how = sequential["looks"][0]["level"], f"stopped early: {sequential['looks'][0]['how']}"
+    scope = (plan.primary.suite, plan.primary.attribute, SHIFT, None)
+    return [
+        replace(e, low=bounds[value][0], high=bounds[value][1], level=level, how=how)
+        if (value := e.name.removeprefix("share:")) in bounds
+        and e.name.startswith("share:")
+        and (e.suite, e.attribute, e.arm, e.concept) == scope
+        else e
+        for e in estimates
+    ]
+
+
+def _selftest() -> dict[str, Any] | None:  # Any: JSON
+    """What the last self-test of this installation found."""
+    path = cache_folder() / SELFTEST_FILE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    return dict(content) if isinstance(content, dict) else None
+
+
 def analyse_folder(folder: Path) -> Results:
-    """The results of an evaluation folder, from its plan and readings."""
+    """The results of an evaluation folder, from its plan, its readings and what else it holds."""
     plan = load_plan(folder)
     readings = load_readings(folder)
-    return analyse(plan, readings, load_similarities(folder), plan_digest=plan_sha256(folder))
+    refuse_copied_images(folder)
+    return analyse(plan, readings, load_similarities(folder), plan_digest=plan_sha256(folder), folder=folder)
 
 
 def results_json(results: Results) -> dict[str, Any]:  # Any: JSON
     """Results as they stand in ``results.json``."""
     content = asdict(results)
     content["primary"] = {"attribute": content.pop("primary_attribute"), "suite": content.pop("primary_suite")}
+    content["second_readings"] = [{"reader": row["reader"], **row["estimate"]} for row in content["second_readings"]]
     return {"version": 1, **content}
 
 
@@ -107,171 +311,3 @@ def write_results(results: Results, folder: Path) -> Path:
     path = folder / RESULTS_FILE
     write_json_atomic(path, results_json(results))
     return path
-
-
-def _find(estimates: Sequence[Estimate], name: str, suite: str, attribute: str, arm: str) -> Estimate | None:
-    for estimate in estimates:
-        if estimate.concept is None and (estimate.name, estimate.suite, estimate.attribute, estimate.arm) == (
-            name,
-            suite,
-            attribute,
-            arm,
-        ):
-            return estimate
-    return None
-
-
-def number(value: float | None) -> str:
-    """A number as every report prints it."""
-    return "not estimable" if value is None else f"{value:.2f}".replace("-0.00", "0.00")
-
-
-def signed(value: float) -> str:
-    """A change, with its sign."""
-    return f"{value:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00").replace("-", "−")
-
-
-def percent(value: float) -> str:
-    """A part of one as a percentage."""
-    return f"{100 * value:.0f}".replace("-0", "0").replace("-", "−")
-
-
-def _interval(estimate: Estimate | Guard, level: float) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "no interval"
-    return f"{percent(level)} % interval {signed(estimate.low)} to {signed(estimate.high)}"
-
-
-def _verdicts(plan: Plan, estimates: Sequence[Estimate]) -> list[Verdict]:
-    verdicts = []
-    for change in estimates:
-        if change.name != "gap" or change.arm != SHIFT or plan.target(change.attribute, "*") is None:
-            continue
-        before, after = (_find(estimates, "gap", change.suite, change.attribute, arm) for arm in plan.arms)
-        assert before is not None
-        assert after is not None
-        distance = _find(estimates, "tv", change.suite, change.attribute, plan.arms[1])
-        word = _word(change) + (", on target" if _on_target(plan, distance) else "")
-        if change.value is None or before.value is None or after.value is None:
-            text = f"The gap in {change.attribute} on {change.suite} prompts: {change.how}."
-        else:
-            text = (
-                f"On {change.suite} prompts the gap in {change.attribute} went from {number(before.value)} to "
-                f"{number(after.value)} ({signed(change.value)}, {_interval(change, change.level)}): {word}."
-            )
-        verdicts.append(Verdict(suite=change.suite, attribute=change.attribute, verdict=word, sentence=text))
-    return verdicts
-
-
-def _on_target(plan: Plan, distance: Estimate | None) -> bool:
-    """Whether the whole interval of the adapted arm's distance to target is within the declared margin."""
-    if distance is None or distance.high is None or "target" not in plan.margins:
-        return False
-    return distance.high <= plan.margins["target"]
-
-
-def _word(change: Estimate) -> str:
-    """``reduced`` and ``increased`` only when the interval excludes zero."""
-    if change.value is None:
-        return "not estimable"
-    if change.low is None or change.high is None or change.low <= 0 <= change.high:
-        return "no change shown"
-    return "reduced" if change.value < 0 else "increased"
-
-
-def _answer(
-    plan: Plan,
-    table: ReadingTable,
-    estimates: Sequence[Estimate],
-    checks: Sequence[Guard],
-    verdicts: Sequence[Verdict],
-) -> str:
-    """The first paragraph: failed guards first, then from what, to what, interval, counts, reader, cost."""
-    attribute, suite = plan.primary.attribute, plan.primary.suite
-    change = _find(estimates, "gap", suite, attribute, SHIFT)
-    before, after = (_find(estimates, "gap", suite, attribute, arm) for arm in plan.arms)
-    reduction = _find(estimates, "gap_reduction", suite, attribute, SHIFT)
-    failed = [guard for guard in checks if not guard.passed]
-    parts = [f"A guard failed: {'; '.join(_cost(guard, estimates, plan) for guard in failed)}."] if failed else []
-    if change is None or before is None or after is None or change.value is None:
-        how = change.how if change is not None else f"suite {suite} leaves no attribute open"
-        parts.append(f"The gap in {attribute} on {suite} prompts is not estimable: {how}.")
-    else:
-        values = " and ".join(plan.attributes[attribute]) if len(plan.attributes[attribute]) == 2 else "values"
-        verb = {"reduced": "fell", "increased": "rose"}.get(_word(change), "was not shown to change:")
-        less = ""
-        if _word(change) == "reduced" and reduction is not None and reduction.value is not None:
-            assert reduction.low is not None
-            assert reduction.high is not None
-            less = f"; {percent(reduction.value)} % less, {percent(reduction.low)} to {percent(reduction.high)}"
-        parts.append(
-            f"On {suite} prompts the gap between {values} in perceived {attribute} {verb} from {number(before.value)} "
-            f"to {number(after.value)} (change {signed(change.value)}, {_interval(change, change.level)}{less})."
-        )
-        pairs = "same-seed pairs of images" if table.paired else "images of the adapted arm, not paired by seed"
-        parts.append(
-            f"Measured on {change.n_prompts} prompts and {change.n_images} {pairs} ({change.n_unread} of them unread), "
-            f"by reader {table.readers[0]}; a perfectly even generator would score {number(after.floor)} here."
-        )
-    others = [verdict.sentence for verdict in verdicts if verdict.attribute == attribute and verdict.suite == "train"]
-    parts += others if suite != "train" else []
-    if plan.training_reader is not None and plan.training_reader == table.readers[0]:
-        parts.append("Circular: the reader that judges was used in training.")
-    parts += _cost_sentence(plan, estimates, [guard for guard in checks if guard.passed])
-    return " ".join(parts)
-
-
-def _cost_sentence(plan: Plan, estimates: Sequence[Estimate], held: Sequence[Guard]) -> list[str]:
-    """What the headline cost, of the guards that held: the named ones in figures, the others by their number."""
-    named = [
-        guard
-        for guard in held
-        if guard.name in ("explicit", "fixed", "unrelated_similarity")
-        or (guard.name == "readable" and guard.suite == plan.primary.suite)
-    ]
-    others = len(held) - len(named)
-    texts = [_cost(guard, estimates, plan) for guard in named]
-    if others:
-        texts.append(f"{others} {'other guards' if texts else 'guards'} held")
-    return [f"Cost: {'; '.join(texts)}."] if texts else []
-
-
-def _cost(guard: Guard, estimates: Sequence[Estimate], plan: Plan) -> str:
-    names = {
-        "explicit": "explicit prompts obeyed",
-        "fixed": "fixed facts kept",
-        "readable": f"{guard.suite} prompts' subject readable",
-        "unrelated_similarity": "unrelated images alike",
-        "unread": f"{guard.suite} images unread",
-    }
-    what = names[guard.name]
-    if guard.value is None:
-        return f"{what}: not estimable"
-    levels = ""
-    shown = [
-        next((e for e in estimates if (e.name, e.suite, e.arm) == ("shown", guard.suite, arm)), None)
-        for arm in plan.arms
-    ]
-    if guard.name in ("explicit", "fixed", "readable") and shown[0] is not None and shown[1] is not None:
-        levels = f" {number(shown[0].value)} → {number(shown[1].value)}"
-    return f"{what}{levels} ({signed(guard.value)}, margin {number(guard.margin)}{'' if guard.passed else ', failed'})"
-
-
-def _notes(plan: Plan, table: ReadingTable, similarities: Sequence[Similarity]) -> list[str]:
-    """What was not shown, and how to read the numbers."""
-    notes = [
-        f"Readings are what {table.readers[0]} perceives in a picture; its errors are not in these intervals.",
-        "Intervals are for prompts like these: the prompt (or concept, where it has several wordings) is the unit.",
-        "A gap has a noise floor: its value for a perfectly even generator at this number of images. It makes a real "
-        "reduction look smaller than it is. distance_sq has none.",
-    ]
-    if plan.guard_rule == "point":
-        notes.append(
-            "A guard passes when the measured change is within its margin (at least one image); its interval may "
-            "reach beyond."
-        )
-    if not table.paired:
-        notes.append("The arms' images are not paired by seed: unpaired formulas are used, and intervals are wider.")
-    if plan.in_suite("unrelated") and not similarities:
-        notes.append("Whether unrelated images stayed alike was not measured: there are no images in this folder.")
-    return notes

@@ -84,3 +84,16 @@ def test_a_heldout_concept_in_the_train_suite_is_refused() -> None:
 def test_an_explicit_group_without_its_attribute_is_refused() -> None:
     with pytest.raises(ValueError, match="names attribute 'presentation', whose forms are not given"):
         suites({**NEUTRAL, "suite": "explicit", "name": "presentation"}).prompts({})
+
+
+def test_wordings_are_counted_for_each_concept_and_value() -> None:
+    group = {**NEUTRAL, "suite": "explicit", "name": "presentation"}
+    entries = suites(group).prompts({"presentation": PRESENTATION})
+    assert [entry.wording for entry in entries] == [0, 0, 1, 1] * 2
+    assert entries[0].prompt.expects != entries[1].prompt.expects
+
+
+@pytest.mark.parametrize("rows", [{"groups": ["heldout"]}, {"heldout": ["heldout", "fixed"]}])
+def test_a_shared_row_must_be_of_suites_that_are_there(rows: dict[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match="shared_rows"):
+        Suites(concepts={"jobs": ["pilot"]}, groups=[NEUTRAL], num_seeds={"heldout": 1}, shared_rows=rows)

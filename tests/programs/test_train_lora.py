@@ -63,6 +63,11 @@ def test_a_training_leaves_the_adapter_with_its_cards_metrics_and_provenance(tra
     assert provenance["finished"] is not None
     assert [line["step"] for line in metrics(trained)] == [2, 4, 6]
     assert (trained / "adapter" / "README.md").is_file()
+    captions = json.loads((trained / "adapter" / "captions.json").read_text())
+    for split, texts in captions.items():
+        lines = (tiny_set_folder / split / "metadata.jsonl").read_text().splitlines()
+        assert set(texts) == {json.loads(line)["text"] for line in lines} - {""}
+    assert set(captions) == {"train", "preserve"}
 
 
 def test_two_processes_give_the_losses_of_one(trained, tiny_folder, tiny_set_folder, tmp_path) -> None:
@@ -140,7 +145,8 @@ def test_another_config_in_the_same_folder_is_refused(trained, tiny_folder, tiny
 
 
 def test_the_same_command_on_a_finished_run_writes_the_same_bytes(trained, tiny_folder, tiny_set_folder) -> None:
-    files = [trained / "adapter" / name for name in ("pytorch_lora_weights.safetensors", "card.json", "README.md")]
+    names = ("pytorch_lora_weights.safetensors", "card.json", "captions.json", "README.md")
+    files = [trained / "adapter" / name for name in names]
     before = [file.read_bytes() for file in files]
     code, out, err = run(command(tiny_folder, tiny_set_folder, "run_name=straight"), trained.parents[2])
     assert code == 0, err

@@ -69,6 +69,8 @@ def choice(folder: Path, **changes: Any) -> Classifier:
         "name": "tiny",
         "model": str(folder),
         "revision": None,
+        "license": "none",
+        "validated_on": "nothing",
         "attributes": ATTRIBUTES,
         "gate": "kind",
         "shows": SHOWS,

@@ -1,0 +1,182 @@
+"""An evaluation from its choices to its images: run folder, base, frozen plan, checks, and processes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from evenhand.cache import open_cache
+from evenhand.evaluation.forecast import duration, forecast
+from evenhand.evaluation.plan import Plan, Sequential, freeze_plan
+from evenhand.evaluation.question import Question, plan_evaluation
+from evenhand.files import sha256_file
+from evenhand.generation.arms import Work, finish_images
+from evenhand.generation.check import check_adapter, check_disk, take_stock
+from evenhand.generation.environment import environment_of
+from evenhand.generation.processes import Crew, best_number
+from evenhand.generation.sequential import until_settled
+from evenhand.interfaces import Base, LoadedBase, SamplingSettings
+from evenhand.run import NOT_RESULTS, Run
+
+log = logging.getLogger(__name__)
+
+# The adapter and its captions count by their content, the device by its kind: all of them are in the plan.
+NOT_IN_THE_IMAGES = (
+    *NOT_RESULTS,
+    "adapter",
+    "training_captions",
+    "device",
+    "num_processes",
+    "cache",
+    "read_batch_size",
+)
+# While the first process reads a round's images, the others wait for it.
+PATIENCE = timedelta(days=1)
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """All that a program knows before it loads a model.
+
+    ``device`` is cpu or auto, a GPU where there is one. On a CPU, ``num_threads`` of each process is a part of what
+    decides the last bits of an image, and ``num_processes`` (None: as many as pay) is not. ``cache`` keeps the base's
+    images for other adapters. ``sequential`` stops early, ``sequential_width`` says at which interval at the latest.
+    """
+
+    question: Question
+    base: Base
+    sampling: SamplingSettings
+    adapter: Path
+    folder: Path
+    seed: int
+    check_base: bool
+    sequential: bool
+    sequential_width: float | None
+    device: str
+    num_threads: int
+    num_processes: int | None
+    cache: bool
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {self.device!r}")
+        if self.num_threads < 1:
+            raise ValueError(f"num_threads must be >= 1, got {self.num_threads}")
+        if self.num_processes is not None and self.num_processes < 1:
+            raise ValueError(f"num_processes must be >= 1, or null for as many as pay, got {self.num_processes}")
+        if self.sequential_width is not None and not self.sequential:
+            raise ValueError(f"sequential_width={self.sequential_width} is for sequential=true")
+
+    @property
+    def rule(self) -> Sequential | None:
+        """When to stop early."""
+        return Sequential(width=self.sequential_width) if self.sequential else None
+
+
+class Session:
+    """A frozen plan and its loaded base, in this process and, as a context manager, in those that it starts."""
+
+    def __init__(self, request: Request, config: Mapping[str, Any]) -> None:  # Any: YAML
+        import torch
+        from accelerate import PartialState
+
+        if request.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device=cuda, but torch sees no GPU; device=auto takes the CPU then")
+        cache = open_cache() if request.cache else None
+        torch.set_num_threads(request.num_threads)
+        self._state = PartialState(cpu=request.device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
+        self.device: torch.device = self._state.device
+        self.is_main = self._state.process_index == 0
+        self._run = Run.open(
+            request.folder,
+            config=config,
+            seeds={"evaluation": request.seed},
+            inputs={"adapter": request.adapter},
+            is_main=self.is_main,
+            device=self.device.type,
+            world_size=self._state.num_processes,
+            not_results=NOT_IN_THE_IMAGES,
+        )
+        dtype = getattr(torch, request.question.settings.dtype)
+        self._request = request
+        self._base: LoadedBase = request.base.load(device=self.device, dtype=dtype)
+        self.plan: Plan = plan_evaluation(
+            request.question,
+            self._base,
+            sampling=request.sampling,
+            adapter_sha256=sha256_file(request.adapter),
+            seed=request.seed,
+            device=self.device.type,
+            environment=environment_of(self._base, self.device),
+            sequential=request.rule,
+        )
+        if self.is_main:
+            freeze_plan(self.plan, request.folder)
+        self.folder = request.folder
+        self._work = Work(
+            plan=self.plan,
+            folder=request.folder,
+            adapter=request.adapter,
+            check_base=request.check_base,
+            cache=cache,
+        )
+
+    def forecast(self) -> list[str]:
+        """What the plan costs and what it can find."""
+        return forecast(self.plan, num_cached=take_stock(self._work).num_ready).lines()
+
+    def __enter__(self) -> Session:
+        rank, num_ranks = self._state.process_index, self._state.num_processes
+        self._crew = Crew(
+            self._work,
+            self._base,
+            self._request.base,
+            num_processes=self._check() if self.is_main else 1,
+            num_threads=self._request.num_threads,
+            rank=rank,
+            num_ranks=num_ranks,
+        )
+        return self
+
+    def _check(self) -> int:
+        """Check disk and adapter when images are to be made; how many processes are to make them."""
+        stock, request, num_ranks = take_stock(self._work), self._request, self._state.num_processes
+        if not stock.num_new and not stock.num_cached:
+            return 1
+        check_disk(self._work, stock)
+        seconds = check_adapter(self._work, self._base) * stock.num_new_batches
+        num_processes = request.num_processes or 1
+        if request.num_processes is None and num_ranks == 1 and self.device.type == "cpu":
+            unet_bytes = sum(weight.nbytes for weight in self._base.unet.parameters())
+            num_processes = best_number(seconds=seconds, num_threads=request.num_threads, unet_bytes=unet_bytes)
+        together = max(num_processes, num_ranks)
+        log.info(
+            "checked; %d images take about %s, processes: %d", stock.num_new, duration(seconds / together), together
+        )
+        return num_processes
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._crew.__exit__(kind, error, traceback)
+
+    def rounds(self) -> Iterator[int | None]:
+        """How many rounds of the pair's images are to be made and read next; see ``until_settled``."""
+        return until_settled(self.plan, self.folder, is_main=self.is_main, wait=self._state.wait_for_everyone)
+
+    def make(self, arms: Sequence[str], num_rounds: int | None = None) -> None:
+        """Make what is missing of the arms' first rounds (None: all); their records are then in plan order."""
+        self._crew.make(arms=arms, num_rounds=num_rounds)
+        self._state.wait_for_everyone()
+        if self.is_main:
+            finish_images(self.plan, self.folder, arms=arms, num_rounds=num_rounds)
+
+    def finish(self) -> None:
+        """Write into the provenance that the run came to its end."""
+        self._run.finish()
