@@ -13,7 +13,8 @@ import numpy as np
 from evenhand.evaluation.plan import Plan
 from evenhand.evaluation.scoring import NearestTraining
 from evenhand.records import Estimate
-from evenhand.report.scored import SHIFT, Floats, ScoredImages
+from evenhand.report.scored import Floats, ScoredImages
+from evenhand.report.suite_shares import SHIFT
 from evenhand.stats.intervals import mean_interval
 
 EVERY_SUITE = "all"

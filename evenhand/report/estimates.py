@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from evenhand.evaluation.plan import Plan
 from evenhand.records import Estimate
 from evenhand.report.suite_shares import BOTH, SHIFT, ArmShares, SuiteShares
-from evenhand.report.suite_shares import DIRECTED_SUITES as DIRECTED_SUITES
 from evenhand.report.tables import Floats, ReadingTable
 from evenhand.stats import distances
 from evenhand.stats.intervals import (

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.records import Estimate
-from evenhand.report.scored import SHIFT, Floats, ScoredImages, ScoredPrompt, Scores, concepts, num_images
+from evenhand.report.scored import Floats, ScoredImages, ScoredPrompt, Scores, concepts, num_images
+from evenhand.report.suite_shares import SHIFT
 from evenhand.stats.intervals import Interval, jackknife_interval, mean_interval
 
 Mask = NDArray[np.bool_]

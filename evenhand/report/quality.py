@@ -21,7 +21,8 @@ from evenhand.records import Estimate, Guard
 from evenhand.report.copies import EVERY_SUITE, copy_estimates, find_copies
 from evenhand.report.guards import EVIDENCE, Change
 from evenhand.report.image_text import image_text_estimates, image_text_match, score_change
-from evenhand.report.scored import SHIFT, Floats, ScoredImages, concepts, num_images
+from evenhand.report.scored import Floats, ScoredImages, concepts, num_images
+from evenhand.report.suite_shares import SHIFT
 from evenhand.report.variety import (
     Cell,
     diversity_cells,

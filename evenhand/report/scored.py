@@ -15,13 +15,10 @@ from evenhand.evaluation.folder import ImageKey
 from evenhand.evaluation.plan import Plan
 from evenhand.evaluation.scoring import FeatureTable
 from evenhand.records import Estimate, Prompt
+from evenhand.report.suite_shares import DIRECTED_SUITES
 from evenhand.stats.intervals import Interval
 
 Floats = NDArray[np.float64]
-
-SHIFT = "shift"
-# What these prompts show is decided by their text: a change of what they show is no change of mix.
-DIRECTED_SUITES = ("explicit", "fixed", "unrelated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

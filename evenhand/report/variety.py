@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evenhand.records import Estimate
-from evenhand.report.scored import SHIFT, Floats, ScoredImages, ScoredPrompt, concepts, num_images
+from evenhand.report.scored import Floats, ScoredImages, ScoredPrompt, concepts, num_images
+from evenhand.report.suite_shares import SHIFT
 from evenhand.seeds import derive
 from evenhand.stats.diversity import vendi
 from evenhand.stats.intervals import Interval, jackknife_interval, mean_interval
