@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evenhand.analysis.comparison import compare
 from evenhand.compose import Config, program
 from evenhand.evaluation.folder import READINGS_FILE
 from evenhand.evaluation.plan import PLAN_FILE
 from evenhand.files import write_json_atomic, write_text_atomic
-from evenhand.report.comparison import compare, comparison_md
+from evenhand.report.comparison_page import comparison_md
 from evenhand.run import NOT_RESULTS, Run
 
 COMPARISON_FILE, MARKDOWN_FILE = "comparison.json", "comparison.md"

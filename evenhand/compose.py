@@ -49,6 +49,7 @@ EXIT_USER_ERROR = 2
 SCALARS = (bool, int, float, str)
 
 Scalar = TypeVar("Scalar", bool, int, float, str)
+Part = TypeVar("Part")
 
 
 def closest(name: str, known: Collection[str]) -> str:
@@ -86,11 +87,7 @@ def _join(key: str, name: object) -> str:
 
 def _construct(node: Mapping[str, object], key: str, allow: Sequence[str]) -> object:
     target = _find(node[TARGET], _join(key, TARGET), allow)
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
+    parameters = _parameters(target)
     for name in node:
         if name not in parameters and name != TARGET:
             taken = f"{node[TARGET]} takes {', '.join(parameters) or 'nothing'}"
@@ -105,6 +102,12 @@ def _construct(node: Mapping[str, object], key: str, allow: Sequence[str]) -> ob
         return target(**arguments)
     except ValueError as error:
         raise ValueError(f"{error} (config key: {key})" if key else str(error)) from error
+
+
+def _parameters(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """The parameters that a config can fill, by name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: each for name, each in inspect.signature(target).parameters.items() if each.kind in kinds}
 
 
 def _find(target: object, key: str, allow: Sequence[str]) -> Callable[..., object]:
@@ -181,6 +184,12 @@ class Config:
     def build(self, key: str) -> Any:  # Any: the part that _target_ names
         """The part of a top-level key, or a list or mapping of parts; None where the key is null."""
         return build(self._get(key), key=key, allow=self._allow)
+
+    def construct(self, kind: Callable[..., Part]) -> Part:
+        """A part that takes this config's own keys: each of its arguments is the top-level key of that name."""
+        parameters = _parameters(kind)
+        parts = {name: build(self._get(name), key=name, allow=self._allow) for name in parameters}
+        return kind(**{name: _fit(parts[name], _hint(each, kind), name) for name, each in parameters.items()})
 
     def value(self, key: str, kind: type[Scalar]) -> Scalar:
         """The scalar of a top-level key; ValueError for another type."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evenhand.analysis.suite_shares import ArmShares, SuiteShares
+from evenhand.analysis.tables import Shares
 from evenhand.evaluation.plan import Plan, parse_plan
-from evenhand.report.suite_shares import ArmShares, SuiteShares
-from evenhand.report.tables import Shares
 from tests.folders import plan_row, prompt_row
 
 Floats = NDArray[np.float64]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -135,6 +136,33 @@ def test_an_error_inside_a_module_is_not_called_a_missing_module(
 
 def config(**more: object) -> Config:
     return Config({"seed": 3, "note": None, "lr": 1, "sampling": SAMPLING, "allow_modules": [], **more})
+
+
+def test_a_part_may_take_the_keys_of_the_config_itself() -> None:
+    config = Config({"engine": {"_target_": f"{HERE}.Engine", "power": 2}, "spares": [], "allow_modules": [HERE]})
+    assert config.construct(Car) == Car(engine=Engine(power=2.0), spares=[])
+    config.refuse_unread()
+    other = Config({"power": 2, "gears": 4, "fuel": "diesel", "manual": "book", "ratios": [1.5], "label": None, "x": 1})
+    assert other.construct(Engine) == Engine(power=2.0, gears=4, fuel="diesel", manual=Path("book"), ratios=(1.5,))
+    with pytest.raises(ValueError, match="nothing reads the key 'x'"):
+        other.refuse_unread()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"power": "???"}, "power has no value; set power="),
+        ({"gears": "five"}, "gears must be int, got 'five'"),
+        ({"fuel": "wood"}, "fuel must be one of petrol, diesel"),
+        ({"power": 0}, "power must be > 0, got 0.0"),
+    ],
+)
+def test_a_wrong_key_of_the_config_itself_is_refused_by_its_name(changes: dict[str, object], message: str) -> None:
+    keys = {"power": 2, "gears": 4, "fuel": "diesel", "manual": None, "ratios": [], "label": None}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Config({**keys, **changes}).construct(Engine)
+    with pytest.raises(ValueError, match="the config has no key 'label'"):
+        Config({key: value for key, value in keys.items() if key != "label"}).construct(Engine)
 
 
 def test_scalars_are_checked() -> None:

@@ -21,7 +21,8 @@ LAYERS = (
     {"interfaces", "compose", "cache"},
     {"bases", "captions", "readers", "scorers", "stats", "trackers", "run", "tinytown"},
     {"adapters", "data", "methods", "recipes", "evaluation"},
-    {"training", "generation", "report"},
+    {"training", "generation", "analysis"},
+    {"report"},
     {"honesty"},
     {"__main__"},
 )
@@ -82,7 +83,8 @@ def test_imports_point_down() -> None:
     [
         ("from evenhand.records import Prompt", "bases", []),
         ("from evenhand.bases.sd import x", "bases", []),
-        ("from evenhand.report.tables import x", "bases", ["report"]),
+        ("from evenhand.analysis.tables import x", "bases", ["analysis"]),
+        ("from evenhand.report.content import x", "analysis", ["report"]),
         ("import evenhand.readers.classifier", "bases", ["readers"]),
         ("def f():\n    from evenhand import training", "methods", ["training"]),
         ("from evenhand.unheard_of import x", "methods", ["unheard_of"]),

@@ -61,7 +61,8 @@ class Forecast:
             *lines,
             f"plan: a change of a share by {points:.0f} points or more is found with {self.effect.power:.0%} power "
             f"({self.effect.prompts} independent headline prompts, {self.effect.images} pairs, prompts' shifts "
-            f"differing by {100 * self.effect.sigma_between:.0f} points)",
+            f"differing by {100 * self.effect.sigma_between:.0f} points). "
+            f"That is for shares of {WORST_SHARE:.0%}, the worst case: nearer to 0 or 100% smaller changes are found",
         ]
 
 

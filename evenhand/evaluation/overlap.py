@@ -23,11 +23,10 @@ from typing import Any
 
 from evenhand.captions.leaks import normalise
 from evenhand.evaluation.suites import PlannedPrompt
-from evenhand.files import read_json, read_jsonl, sha256_json, sha256_path, write_json_atomic
+from evenhand.evaluation.training_set import set_of_training_run
+from evenhand.files import read_json, read_jsonl, sha256_json, write_json_atomic
 
 CAPTIONS_FILE = "captions.json"
-CARD_FILE = "card.json"
-PROVENANCE_FILE = "provenance.json"
 METADATA_FILE = "metadata.jsonl"
 SPLITS = ("train", "preserve")
 # Suites whose names say that their prompts were not seen.
@@ -90,7 +89,8 @@ def training_captions(adapter: Path, given: Path | None = None) -> TrainingCapti
         if not isinstance(content, dict) or not all(isinstance(texts, list) for texts in content.values()):
             raise ValueError(f"{folder / CAPTIONS_FILE} must map splits to lists of captions")
         return _captions(content, CAPTIONS_FILE)
-    return _of_training_run(folder)
+    place = set_of_training_run(adapter)
+    return None if place is None else _of_set(place, "the curated set that it was trained on")
 
 
 def _given(given: Path) -> TrainingCaptions:
@@ -103,18 +103,6 @@ def _given(given: Path) -> TrainingCaptions:
     if given.suffix == ".jsonl":
         return _captions({SPLITS[0]: _texts(given)}, given.as_posix())
     return _captions({SPLITS[0]: given.read_text(encoding="utf-8").splitlines()}, given.as_posix())
-
-
-def _of_training_run(folder: Path) -> TrainingCaptions | None:
-    """From the curated set that the provenance of the training names, if its hash is still that of the card."""
-    card, provenance = folder / CARD_FILE, folder.parent / PROVENANCE_FILE
-    if not card.is_file() or not provenance.is_file():
-        return None
-    data = read_json(provenance).get("inputs", {}).get("data", {})
-    place = Path(data.get("path", ""))
-    if not data or not place.is_dir() or sha256_path(place) != read_json(card).get("data_sha256"):
-        return None
-    return _of_set(place, "the curated set that it was trained on")
 
 
 def _of_set(folder: Path, source: str) -> TrainingCaptions:

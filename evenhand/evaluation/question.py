@@ -93,11 +93,6 @@ class Question:
     tier: str | None
     extra: Mapping[str, Any]  # Any: JSON
 
-    @property
-    def num_images(self) -> int:
-        """How many images an arm makes."""
-        return sum(entry.num_seeds for entry in self.prompts)
-
 
 def ask(
     settings: EvaluationSettings,

@@ -12,24 +12,36 @@ from typing import Any
 
 from evenhand.cache import open_cache
 from evenhand.evaluation.forecast import duration, forecast
+from evenhand.evaluation.overlap import training_captions
 from evenhand.evaluation.plan import Plan, Sequential, freeze_plan
-from evenhand.evaluation.question import Question, plan_evaluation
+from evenhand.evaluation.question import (
+    EvaluationSettings,
+    Question,
+    TargetChoice,
+    TierChoice,
+    ask,
+    plan_evaluation,
+)
+from evenhand.evaluation.suites import Suites
 from evenhand.files import sha256_file
-from evenhand.generation.arms import Work, finish_images
+from evenhand.generation.arms import Work, adapter_file, finish_images
 from evenhand.generation.check import check_adapter, check_disk, take_stock
 from evenhand.generation.environment import environment_of
 from evenhand.generation.processes import Crew, best_number
 from evenhand.generation.sequential import until_settled
-from evenhand.interfaces import Base, LoadedBase, SamplingSettings
+from evenhand.interfaces import Base, LoadedBase, Reader, SamplingSettings
+from evenhand.records import Attribute
 from evenhand.run import NOT_RESULTS, Run
 
 log = logging.getLogger(__name__)
 
-# The adapter and its captions count by their content, the device by its kind: all of them are in the plan.
+# The adapter and its captions count by their content, the device by its kind: all of them are in the plan. The training
+# set is compared with images that are there.
 NOT_IN_THE_IMAGES = (
     *NOT_RESULTS,
     "adapter",
     "training_captions",
+    "training_set",
     "device",
     "num_processes",
     "cache",
@@ -42,20 +54,28 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """All that a program knows before it loads a model.
+    """All that a program knows before it loads a model, by the names of conf/evaluate.yaml, which says what each means.
 
     ``device`` is cpu or auto, a GPU where there is one. On a CPU, ``num_threads`` of each process is a part of what
     decides the last bits of an image, and ``num_processes`` (None: as many as pay) is not. ``cache`` keeps the base's
     images for other adapters. ``sequential`` stops early, ``sequential_width`` says at which interval at the latest.
     """
 
-    question: Question
+    evaluation: EvaluationSettings
+    attribute: Attribute
+    target: TargetChoice
+    joint_target: TargetChoice | None
+    suite: Suites
+    tier: TierChoice
+    reader: Reader
+    second_readers: Mapping[str, Reader]
     base: Base
     sampling: SamplingSettings
     adapter: Path
-    folder: Path
-    seed: int
+    training_captions: Path | None
     check_base: bool
+    run_folder: Path
+    seed: int
     sequential: bool
     sequential_width: float | None
     device: str
@@ -78,11 +98,32 @@ class Request:
         """When to stop early."""
         return Sequential(width=self.sequential_width) if self.sequential else None
 
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """The reader of the headline, then those that are held against it."""
+        return (self.reader, *self.second_readers.values())
+
+    def question(self) -> Question:
+        """What is asked of the adapter; ValueError when choices don't fit each other or the adapter is not there."""
+        return ask(
+            self.evaluation,
+            attribute=self.attribute,
+            target=self.target,
+            suites=self.suite,
+            reader=self.reader,
+            tier=self.tier,
+            second_readers=self.readers[1:],
+            joint_target=self.joint_target,
+            captions=training_captions(adapter_file(self.adapter), self.training_captions),
+        )
+
 
 class Session:
     """A frozen plan and its loaded base, in this process and, as a context manager, in those that it starts."""
 
     def __init__(self, request: Request, config: Mapping[str, Any]) -> None:  # Any: YAML
+        question, weights_path = request.question(), adapter_file(request.adapter)
+
         import torch
         from accelerate import PartialState
 
@@ -94,35 +135,35 @@ class Session:
         self.device: torch.device = self._state.device
         self.is_main = self._state.process_index == 0
         self._run = Run.open(
-            request.folder,
+            request.run_folder,
             config=config,
             seeds={"evaluation": request.seed},
-            inputs={"adapter": request.adapter},
+            inputs={"adapter": weights_path},
             is_main=self.is_main,
             device=self.device.type,
             world_size=self._state.num_processes,
             not_results=NOT_IN_THE_IMAGES,
         )
-        dtype = getattr(torch, request.question.settings.dtype)
+        dtype = getattr(torch, question.settings.dtype)
         self._request = request
         self._base: LoadedBase = request.base.load(device=self.device, dtype=dtype)
         self.plan: Plan = plan_evaluation(
-            request.question,
+            question,
             self._base,
             sampling=request.sampling,
-            adapter_sha256=sha256_file(request.adapter),
+            adapter_sha256=sha256_file(weights_path),
             seed=request.seed,
             device=self.device.type,
             environment=environment_of(self._base, self.device),
             sequential=request.rule,
         )
         if self.is_main:
-            freeze_plan(self.plan, request.folder)
-        self.folder = request.folder
+            freeze_plan(self.plan, request.run_folder)
+        self.folder = request.run_folder
         self._work = Work(
             plan=self.plan,
-            folder=request.folder,
-            adapter=request.adapter,
+            folder=request.run_folder,
+            adapter=weights_path,
             check_base=request.check_base,
             cache=cache,
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from evenhand.analysis.results import Results
 from evenhand.honesty.bench import Bench
 from evenhand.honesty.folders import (
     ARMS,
@@ -38,7 +39,6 @@ from evenhand.honesty.outcome import (
     rejections,
 )
 from evenhand.records import Estimate
-from evenhand.report.results import Results
 
 SUITE = "heldout"
 # What a ladder may not say of two arms that are the same.

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from evenhand.analysis.results import Results, analyse
 from evenhand.evaluation.plan import Plan, Primary
 from evenhand.records import Prompt, Reading, Target
-from evenhand.report.results import Results, analyse
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

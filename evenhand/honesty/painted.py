@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from evenhand.analysis.results import Results, analyse_folder
 from evenhand.evaluation.folder import IMAGES_FILE, image_path
 from evenhand.evaluation.plan import GenerationPlan, Plan, freeze_plan
 from evenhand.evaluation.reading import read_images
@@ -21,7 +22,6 @@ from evenhand.files import sha256_file, sha256_json, write_jsonl_atomic
 from evenhand.honesty.folders import ARMS, TWO, Floats, Labels, plan_of, prompts
 from evenhand.readers.planted import Planted
 from evenhand.records import ImageRecord, Prompt
-from evenhand.report.results import Results, analyse_folder
 from evenhand.seeds import derive
 
 IMAGE_PX, GRID = 16, 4

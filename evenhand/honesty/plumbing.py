@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evenhand import adapters
+from evenhand.analysis.results import RESULTS_FILE, Results
 from evenhand.bases.sd import LoadedStableDiffusion
 from evenhand.evaluation.folder import IMAGES_FILE, load_images, planned_images
 from evenhand.evaluation.plan import GenerationPlan, Plan, freeze_plan
@@ -31,7 +32,6 @@ from evenhand.honesty.folders import ARMS, SHIFT
 from evenhand.honesty.outcome import Figure, Outcome, exactly, true
 from evenhand.honesty.small_run import STRENGTH, evaluate, save_adapter, small_base, small_plan
 from evenhand.honesty.verdicts import refusal
-from evenhand.report.results import RESULTS_FILE, Results
 
 if TYPE_CHECKING:
     import torch

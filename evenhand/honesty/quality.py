@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from evenhand.analysis.results import Results, analyse_folder
 from evenhand.evaluation.folder import IMAGES_FILE, READINGS_FILE, load_images, load_readings
 from evenhand.files import write_jsonl_atomic
 from evenhand.honesty.bench import Bench
@@ -21,7 +22,6 @@ from evenhand.honesty.painted import (
     painted_plan,
 )
 from evenhand.honesty.verdicts import refusal
-from evenhand.report.results import Results, analyse_folder
 
 
 def _labels(rng: np.random.Generator, base: float, adapted: float) -> dict[str, Labels]:

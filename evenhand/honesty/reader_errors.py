@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from evenhand.honesty.bench import Bench
 from evenhand.honesty.calibration import CHANGED, excludes, holds, shift_of
@@ -25,6 +26,7 @@ from evenhand.honesty.folders import (
     two_shares,
 )
 from evenhand.honesty.outcome import (
+    Figure,
     Outcome,
     always,
     at_least,
@@ -34,7 +36,7 @@ from evenhand.honesty.outcome import (
     rejections,
     true,
 )
-from evenhand.stats.audits import differential_error, prediction_powered
+from evenhand.stats.audits import SUSPICIOUS, differential_error, prediction_powered
 from evenhand.stats.measurement import corrected_shift, too_weak
 
 LEVEL = 0.95
@@ -93,28 +95,43 @@ def check_label_noise(bench: Bench) -> Outcome:
 
 
 class Differing(NamedTuple):
-    """Whether intervals hold the true shift of 0, and whether a difference in error was noticed, if there is one."""
+    """Whether intervals hold the true shift of 0."""
 
     audited: bool
     uncorrected: bool
     pooled: bool
+
+
+class Noticing(NamedTuple):
+    """Whether a difference in error was noticed, if there is one: with 100 and 200 labelled pairs, and by others."""
+
     noticed: bool
     noticed_by_many: bool
+    noticed_by_who_knows: bool
     false_alarm: bool
 
 
 NUM_PAIRS, NUM_AUDITED, MANY_AUDITED = 640, 100, 200
-SHARE_OF_FIRST = 0.25
+# Few of one value is where a prompt is most biased, and where nearly all labels tell of the specificity.
+FEW_OF_FIRST, MORE_OF_FIRST = 0.05, 0.25
+SPECIFICITIES = (0.97, 0.88)
+# With 100 pairs not even the test that knows where to look finds it in four of five audits: ours is held to that one.
+NOTICED_BY_100, NOTICED_BY_200, LEAST_OF_WHO_KNOWS = 0.75, 0.8, 0.8
+
+
+def _audited(rng: np.random.Generator, share: float) -> tuple[list[Labels], list[Labels]]:
+    """What pairs show in both arms, with equal shares, and what a reader says that errs more in the second."""
+    truth = [(rng.random(NUM_PAIRS) >= share).astype(np.int64) for _ in ARMS]
+    read = [
+        misread(rng, labels, sensitivity=0.95, specificity=specificity)
+        for labels, specificity in zip(truth, SPECIFICITIES, strict=True)
+    ]
+    return truth, read
 
 
 def differing_errors(rng: np.random.Generator) -> Differing:
     """A reader with specificity 0.97 in base and 0.88 with the adapter, and no true shift; 100 pairs are labelled."""
-    truth = [(rng.random(NUM_PAIRS) >= SHARE_OF_FIRST).astype(np.int64) for _ in ARMS]
-    read = [
-        misread(rng, labels, sensitivity=0.95, specificity=specificity)
-        for labels, specificity in zip(truth, (0.97, 0.88), strict=True)
-    ]
-    alike = [misread(rng, labels, sensitivity=0.95, specificity=0.925) for labels in truth]
+    truth, read = _audited(rng, FEW_OF_FIRST)
     first_true, first_read = ([(labels == 0).astype(np.float64) for labels in arms] for arms in (truth, read))
     human, reader = first_true[1] - first_true[0], first_read[1] - first_read[0]
     audited = prediction_powered(human[:NUM_AUDITED], reader[:NUM_AUDITED], reader[NUM_AUDITED:], level=LEVEL)
@@ -128,8 +145,17 @@ def differing_errors(rng: np.random.Generator) -> Differing:
         audited=audited.low is not None and audited.high is not None and audited.low <= 0 <= audited.high,
         uncorrected=bool(abs(uncorrected[0]) <= uncorrected[1]),
         pooled=pooled.low is not None and pooled.high is not None and pooled.low <= 0 <= pooled.high,
+    )
+
+
+def noticing(rng: np.random.Generator, *, share: float) -> Noticing:
+    """The same reader, and one that errs alike in both arms, where ``share`` of the images show the first value."""
+    truth, read = _audited(rng, share)
+    alike = [misread(rng, labels, sensitivity=0.95, specificity=float(np.mean(SPECIFICITIES))) for labels in truth]
+    return Noticing(
         noticed=suspicious(truth, read, NUM_AUDITED),
         noticed_by_many=suspicious(truth, read, MANY_AUDITED),
+        noticed_by_who_knows=_specificities_differ(truth, read, NUM_AUDITED),
         false_alarm=suspicious(truth, alike, NUM_AUDITED),
     )
 
@@ -141,16 +167,36 @@ def suspicious(truth: Sequence[Labels], read: Sequence[Labels], count: int) -> b
     return differential_error(texts[0], texts[1], names).suspicious
 
 
+def _specificities_differ(truth: Sequence[Labels], read: Sequence[Labels], count: int) -> bool:
+    """What could be noticed at best: the z test of two shares, by one who knows which errors may differ."""
+    wrong = [labels_read[:count][labels[:count] == 1] == 0 for labels, labels_read in zip(truth, read, strict=True)]
+    together = np.concatenate(wrong)
+    variance = float(together.var()) * sum(1 / len(errors) for errors in wrong)
+    difference = float(wrong[1].mean() - wrong[0].mean())
+    return variance > 0 and bool(2 * stats.norm.sf(abs(difference) / variance**0.5) < SUSPICIOUS)
+
+
+def _of_best(label: str, runs: Sequence[Noticing]) -> Figure:
+    """How often 100 labelled pairs told of a difference, over how often they could at best."""
+    known = sum(run.noticed_by_who_knows for run in runs)
+    value = sum(run.noticed for run in runs) / known if known else 0.0
+    return Figure(label=label, value=value, low=LEAST_OF_WHO_KNOWS, note=f"at best in {known} of {len(runs)} runs")
+
+
 def check_differential(bench: Bench) -> Outcome:
     """A reader that errs more in one arm: only a blinded audit of both arms tells that nothing changed."""
     runs = bench.repeat(differing_errors, runs=bench.runs())
+    few, more = (bench.repeat(noticing, runs=bench.runs(), share=share) for share in (FEW_OF_FIRST, MORE_OF_FIRST))
     one_reader = _ladder(np.random.default_rng(bench.seed))
     return Outcome(
         figures=(
             coverage("prediction-powered, 100 pairs labelled", [run.audited for run in runs]),
-            at_least("difference noticed, 100 pairs labelled", [run.noticed for run in runs], 0.6),
-            at_least("difference noticed, 200 pairs labelled", [run.noticed_by_many for run in runs], 0.8),
-            rejections("noticed where there is none", [run.false_alarm for run in runs], alpha=0.10),
+            at_least("difference noticed, 100 pairs labelled", [run.noticed for run in few], NOTICED_BY_100),
+            _of_best("  of what can be noticed at best", few),
+            at_least("more of the value: 200 pairs labelled", [run.noticed_by_many for run in more], NOTICED_BY_200),
+            _of_best("  100, of what can be noticed at best", more),
+            rejections("noticed where there is none", [run.false_alarm for run in few], alpha=SUSPICIOUS),
+            rejections("  and with more of the value", [run.false_alarm for run in more], alpha=SUSPICIOUS),
             never("without a second reader: above suggestive", [one_reader not in ("suggestive",)]),
             naive_coverage("uncorrected", [run.uncorrected for run in runs]),
             naive_coverage("corrected by a pooled confusion", [run.pooled for run in runs]),

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from evenhand.analysis.results import analyse_folder
 from evenhand.evaluation.folder import READINGS_FILE
 from evenhand.evaluation.plan import PLAN_FILE, freeze_plan
 from evenhand.files import write_jsonl_atomic
 from evenhand.honesty.bench import Bench
 from evenhand.honesty.outcome import Figure, Outcome, exactly
 from evenhand.honesty.verdicts import shifted
-from evenhand.report.results import analyse_folder
 
 TOLERANCE = 1e-9
 # One arm's shares and squared distances have intervals of other kinds, which are no matter of ten lines.

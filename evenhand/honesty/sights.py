@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
+from evenhand.analysis.results import analyse
 from evenhand.compose import build
+from evenhand.evaluation.folder import Similarity
+from evenhand.evaluation.reading import PIXEL_MEASURE, UNRELATED_SUITE, pixel_similarity
 from evenhand.honesty.bench import Bench
 from evenhand.honesty.calibration import excludes, shift_of
-from evenhand.honesty.folders import ARMS, analysed, plan_of, prompts, reading
+from evenhand.honesty.folders import ARMS, TWO, analysed, plan_of, prompts, reading
 from evenhand.honesty.outcome import Figure, Outcome, exactly
 from evenhand.honesty.small_run import small_reader
 from evenhand.interfaces import LoadedReader
 from evenhand.paths import conf_folder
 from evenhand.records import SubjectReading
-from evenhand.tinytown.world import tinytown
+from evenhand.tinytown.world import Scene, tinytown
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 READER = "tinytown_b"
 FIRST_SEED = 20_000_000  # pictures that neither the base nor its readers have seen
 NUM_NOISE = 50
+MOST_NOISE = 0.06  # of noise, taken for a person by the embedded reader (conf/reader/tinytown_b.yaml: min_energy)
 # What the reader of faces says of the one photograph, within what versions of image libraries may differ by.
 PHOTOGRAPH, PHOTOGRAPH_PROB, PROB_ERROR = "astronaut", 0.985, 1e-3
 PERSON = ("presentation", "skin")
@@ -77,7 +81,7 @@ def valued(subjects: Sequence[SubjectReading], attributes: Sequence[str]) -> lis
 def check_canaries(bench: Bench) -> Outcome:
     """Noise, blank pages, letters and things are nobody; a person is one person. The readers that can be had are asked.
 
-    The embedded reader was never shown noise, and takes some for a person: that is said, and no band hides it.
+    The embedded reader was shown nothing but its town, and may take a blank page for a person: that is said.
     """
     planted, world = small_reader(farthest=60.0).load(device=cpu()), tinytown()
     pictures = nobody(world.size_px)
@@ -88,7 +92,9 @@ def check_canaries(bench: Bench) -> Outcome:
     embedded = loaded(READER)
     for label, images in pictures.items():
         named = sum(bool(valued(subjects, PERSON)) for subjects in embedded.read(images))
-        figures.append(Figure(label=f"{READER}: of {len(images)} of {label}: read", value=named, note="known weakness"))
+        bound = MOST_NOISE * len(images) if label == "noise" else np.inf
+        note = "" if label == "noise" else "known weakness"
+        figures.append(Figure(label=f"{READER}: of {len(images)} of {label}: read", value=named, high=bound, note=note))
     rng = np.random.default_rng(bench.seed)
     seeds = [FIRST_SEED + int(seed) for seed in rng.integers(2**20, size=3)]
     things = [world.render(world.draw(concept, seed)) for concept in world.objects for seed in seeds]
@@ -102,13 +108,18 @@ def check_canaries(bench: Bench) -> Outcome:
 
 def people(count: int) -> Iterator[tuple[Image.Image, str]]:
     """Rendered portraits with the value of the first attribute of a person."""
-    world = tinytown()
-    seed = FIRST_SEED
+    for scene in portraits(count):
+        yield tinytown().render(scene), scene.labels[PERSON[0]]
+
+
+def portraits(count: int) -> Iterator[Scene]:
+    """Scenes of one person that no reader has seen."""
+    world, seed = tinytown(), FIRST_SEED
     while count > 0:
-        sample = world.sample(seed)
+        scene = world.sample(seed).scene
         seed += 1
-        if sample.scene.kind == "person":
-            yield world.render(sample.scene), sample.scene.labels[PERSON[0]]
+        if scene.kind == "person":
+            yield scene
             count -= 1
 
 
@@ -122,8 +133,12 @@ def _jpeg(image: Image.Image) -> Image.Image:
 
 
 def _exposed(image: Image.Image, factor: float) -> Image.Image:
-    """Light times ``factor``, in linear light: sRGB's transfer is about a power of 2.2."""
-    return ImageEnhance.Brightness(image).enhance(factor ** (1 / 2.2))
+    """Light times ``factor``, through sRGB's transfer function (IEC 61966-2-1); what is too bright is white."""
+    coded_HWC = np.asarray(image, dtype=np.float64) / 255
+    light_HWC = np.where(coded_HWC <= 0.04045, coded_HWC / 12.92, ((coded_HWC + 0.055) / 1.055) ** 2.4)
+    light_HWC = np.clip(light_HWC * factor, 0, 1)
+    coded_HWC = np.where(light_HWC <= 0.0031308, light_HWC * 12.92, 1.055 * light_HWC ** (1 / 2.4) - 0.055)
+    return Image.fromarray(np.round(coded_HWC * 255).astype(np.uint8))
 
 
 # What a picture may go through without being of somebody else.
@@ -148,7 +163,54 @@ def check_metamorphic(bench: Bench) -> Outcome:
     swapped = [[_other(subject) for subject in subjects] for subjects in before]
     noticed, _ = _invariance(before, swapped, num_prompts, num_seeds)
     figures.append(exactly("control: half of the answers exchanged", float(noticed), 0.0, note="must be seen"))
-    return Outcome(figures=tuple(figures))
+    return Outcome(figures=(*figures, *_exposure_figures(reader, 20 * (3 if bench.full else 1))))
+
+
+def _exposure_figures(reader: LoadedReader, count: int) -> Iterator[Figure]:
+    """Light moves what is read of skin, so pictures that all become brighter must not pass for other people.
+
+    It is the guard of unrelated pictures that must tell: things have no skin. People in the same light with other skin
+    are the control: their readings change, and the guard holds. It does not tell of an adapter that brightens people
+    alone.
+    """
+    world = tinytown()
+    values = world.attributes[PERSON[1]]
+    scenes = list(portraits(count))
+    others = [
+        replace(scene, labels={**scene.labels, PERSON[1]: values[values.index(scene.labels[PERSON[1]]) - 1]})
+        for scene in scenes
+    ]
+    things = [world.render(world.draw(concept, FIRST_SEED)) for concept in world.objects]
+    pictures = [world.render(scene) for scene in scenes]
+    before = [_value(subjects, PERSON[1]) for subjects in reader.read(pictures)]
+    brighter = [_exposed(image, WHOLE_STOP) for image in pictures]
+    arms = {
+        "skin, a stop up": (brighter, [_exposed(image, WHOLE_STOP) for image in things]),
+        "control: other skin, same light": ([world.render(scene) for scene in others], things),
+    }
+    for label, (images, after) in arms.items():
+        read = [_value(subjects, PERSON[1]) for subjects in reader.read(images)]
+        share = sum(one != other for one, other in zip(before, read, strict=True)) / count
+        is_control = after is things
+        yield Figure(label=f"{label}: read otherwise", value=share, low=0.9 if is_control else 0.05)
+        held = _unrelated_guard_holds(things, after)
+        yield exactly("  guard of unrelated pictures holds", float(held), float(is_control))
+
+
+def _unrelated_guard_holds(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> bool:
+    """What the real analysis says of pairs of unrelated pictures, with the margins of conf/evaluate.yaml."""
+    margins = yaml.safe_load((conf_folder() / "evaluate.yaml").read_text(encoding="utf-8"))["evaluation"]["margins"]
+    asked = [*prompts(2), *prompts(len(before), suite=UNRELATED_SUITE)]
+    plan = plan_of(asked, attributes={"two": TWO}, margins=margins)
+    readings = [reading(prompt.id, 0, arm, "two", TWO[0]) for prompt in asked[:2] for arm in ARMS]
+    rows = [
+        Similarity(
+            prompt_id=prompt.id, seed=0, measure=PIXEL_MEASURE, value=pixel_similarity(one, other), yardstick=None
+        )
+        for prompt, one, other in zip(asked[2:], before, after, strict=True)
+    ]
+    found = analyse(plan, readings, rows, plan_digest="0" * 64).guards
+    return all(guard.passed for guard in found if guard.suite == UNRELATED_SUITE)
 
 
 def _other(subject: SubjectReading) -> SubjectReading:

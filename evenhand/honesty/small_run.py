@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from evenhand import adapters
 from evenhand.adapters import AdapterCard, LoraSettings
+from evenhand.analysis.results import Results, analyse_folder, write_results
 from evenhand.bases.sd import LoadedStableDiffusion, StableDiffusion
 from evenhand.evaluation.plan import GenerationPlan, Plan, freeze_plan
 from evenhand.evaluation.reading import compare_unrelated, read_images
@@ -17,7 +18,6 @@ from evenhand.generation.check import check_adapter
 from evenhand.generation.environment import environment_of
 from evenhand.honesty.folders import TWO, plan_of, prompts
 from evenhand.readers.planted import Planted
-from evenhand.report.results import Results, analyse_folder, write_results
 from evenhand.seeds import derive
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evenhand.analysis.results import Results
 from evenhand.evaluation.plan import Plan
 from evenhand.honesty.bench import Bench
 from evenhand.honesty.calibration import holds, shift_of
@@ -35,7 +36,6 @@ from evenhand.honesty.outcome import (
     rejections,
 )
 from evenhand.records import Prompt, Reading
-from evenhand.report.results import Results
 from evenhand.stats.equivalence import tost_paired_shares
 from evenhand.stats.fair_diffusion import FAIR_DIFFUSION, FAIR_DIFFUSION_GOLDEN
 from evenhand.stats.groups import subject_share

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from evenhand.analysis.results import Results, results_json
 from evenhand.evaluation.folder import READINGS_FILE
 from evenhand.evaluation.overlap import training_captions, without_overlap
 from evenhand.evaluation.plan import PLAN_FILE, Plan, freeze_plan, load_plan
@@ -36,7 +37,6 @@ from evenhand.honesty.outcome import Outcome, exactly, true
 from evenhand.honesty.traps import guarded
 from evenhand.records import Reading
 from evenhand.report.render import write_report
-from evenhand.report.results import Results, results_json
 
 # Of an estimate with arm "shift": a difference of the arms, or something that does not know which arm came first.
 SYMMETRIC = ("changed", "phi", "similarity")

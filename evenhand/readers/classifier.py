@@ -9,7 +9,7 @@ nobody's presentation is read from a car. A plain model with one head: ``evenhan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evenhand.readers.deciding import check_min_lead, decide, unread
@@ -29,50 +29,46 @@ class Shown:
     attributes: tuple[str, ...]
 
 
+@dataclass(kw_only=True, eq=False)
 class Classifier:
     """See the file's head.
 
     ``presence`` maps an attribute to its value for an empty place: where that is read, nothing else is.
     ``gate`` is the attribute whose value picks an entry of ``shows``; a kind without entry shows no subject, and
     ``missing`` says so in words. ``min_lead`` is by how much the best value's probability must lead the second's, else
-    the reading is unread.
+    the reading is unread. Where the gate's logits have less than ``min_energy`` (``log sum exp``, in which a picture
+    unlike all that the model has learnt comes out low however sure its softmax is; Liu et al. 2020, arXiv 2010.03759,
+    equation 4 with its sign turned), no kind is read; None for no bound.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        model: str,
-        revision: str | None,
-        license: str,
-        validated_on: str,
-        attributes: Mapping[str, Sequence[str]],
-        gate: str,
-        shows: Mapping[str, Mapping[str, Sequence[str]]],
-        missing: Mapping[str, str],
-        presence: Mapping[str, str],
-        min_lead: float,
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.revision = revision
-        self.license = license
-        self.validated_on = validated_on
-        self.attributes: Mapping[str, tuple[str, ...]] = {key: tuple(values) for key, values in attributes.items()}
-        self.gate = gate
-        self.missing = dict(missing)
-        self.presence = dict(presence)
-        self.min_lead = min_lead
-        check_min_lead(name, min_lead)
-        if gate not in self.attributes:
-            raise ValueError(f"reader {name}: gate {gate!r} is no attribute; there are {', '.join(self.attributes)}")
-        for attribute, empty in presence.items():
+    name: str
+    model: str
+    revision: str | None
+    license: str
+    validated_on: str
+    attributes: Mapping[str, tuple[str, ...]]
+    gate: str
+    shows: Mapping[str, Mapping[str, Sequence[str]]]
+    missing: Mapping[str, str]
+    presence: Mapping[str, str]
+    min_energy: float | None
+    min_lead: float
+    kinds: Mapping[str, Shown] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attributes = {name: tuple(values) for name, values in self.attributes.items()}
+        check_min_lead(self.name, self.min_lead)
+        if self.gate not in self.attributes:
+            known = ", ".join(self.attributes)
+            raise ValueError(f"reader {self.name}: gate {self.gate!r} is no attribute; there are {known}")
+        for attribute, empty in self.presence.items():
             if empty not in self.attributes.get(attribute, ()):
-                raise ValueError(f"reader {name}: presence.{attribute} must be one of its values, got {empty!r}")
-        self.shows = {kind: self._shown(kind, entry) for kind, entry in shows.items()}
-        if set(missing) != set(self.attributes) - {gate}:
+                raise ValueError(f"reader {self.name}: presence.{attribute} must be one of its values, got {empty!r}")
+        self.kinds = {kind: self._shown(kind, entry) for kind, entry in self.shows.items()}
+        if set(self.missing) != set(self.attributes) - {self.gate}:
             raise ValueError(
-                f"reader {name}: missing must have a reason for each attribute but {gate}, got {sorted(missing)}"
+                f"reader {self.name}: missing must have a reason for each attribute but {self.gate}, "
+                f"got {sorted(self.missing)}"
             )
 
     def _shown(self, kind: str, entry: Mapping[str, Sequence[str]]) -> Shown:
@@ -103,7 +99,7 @@ class Classifier:
             head, _, value = label.partition("=")
             numbers.setdefault(head, {})[value] = int(number)
         needed = {self.gate: self.gate}
-        for shown in self.shows.values():
+        for shown in self.kinds.values():
             needed |= {place + name: name for place in shown.places for name in shown.attributes}
         heads = {}
         for head, attribute in needed.items():
@@ -134,24 +130,37 @@ class LoadedClassifier:
         self._heads = heads
         self._device = device
 
+    def read(self, images: Sequence[Image.Image]) -> list[list[SubjectReading]]:
+        """For each image, every declared attribute for every subject that its kind shows."""
+        if not images:
+            return []
+        logits_BK = self._logits(images)
+        energies = logits_BK[:, self._heads[self._settings.gate]].logsumexp(dim=1).tolist()
+        probs = self._probs(logits_BK)
+        return [self._subjects(each, energy) for each, energy in zip(probs, energies, strict=True)]
+
     def head_probs(self, images: Sequence[Image.Image]) -> list[dict[str, tuple[float, ...]]]:
         """Probabilities of every head's values for each image, whether or not the head applies to it."""
+        return self._probs(self._logits(images))
+
+    def _logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
         import torch
 
         pixels = self._processor(images=[image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         with torch.no_grad():
-            logits_BK = self._network(pixel_values=pixels.to(self._device)).logits.double().cpu()
+            logits_BK: torch.Tensor = self._network(pixel_values=pixels.to(self._device)).logits.double().cpu()
+        return logits_BK
+
+    def _probs(self, logits_BK: torch.Tensor) -> list[dict[str, tuple[float, ...]]]:
         probs = {head: logits_BK[:, numbers].softmax(dim=1).tolist() for head, numbers in self._heads.items()}
-        return [{head: tuple(rows[index]) for head, rows in probs.items()} for index in range(len(images))]
+        return [{head: tuple(rows[index]) for head, rows in probs.items()} for index in range(len(logits_BK))]
 
-    def read(self, images: Sequence[Image.Image]) -> list[list[SubjectReading]]:
-        """For each image, every declared attribute for every subject that its kind shows."""
-        return [self._subjects(probs) for probs in self.head_probs(images)] if images else []
-
-    def _subjects(self, probs: Mapping[str, tuple[float, ...]]) -> list[SubjectReading]:
-        gate = self._settings.gate
+    def _subjects(self, probs: Mapping[str, tuple[float, ...]], energy: float) -> list[SubjectReading]:
+        gate, least = self._settings.gate, self._settings.min_energy
         kind = self._read_head(0, gate, probs[gate])
-        shown = self._settings.shows.get(kind.value or "", Shown(places=("",), attributes=()))
+        if least is not None and energy < least:
+            kind = unread(gate, f"unlike what the reader has learnt (energy {energy:.1f})", probs=probs[gate])
+        shown = self._settings.kinds.get(kind.value or "", Shown(places=("",), attributes=()))
         readings = []
         for subject, place in enumerate(shown.places):
             empty = self._emptiness(subject, place, shown, probs)
@@ -159,7 +168,7 @@ class LoadedClassifier:
                 if name != gate and empty is not None:
                     readings.append(unread(name, empty, subject=subject))
                 elif name == gate:
-                    readings.append(self._read_head(subject, gate, probs[gate]))
+                    readings.append(replace(kind, subject=subject))
                 elif name in shown.attributes:
                     readings.append(self._read_head(subject, name, probs[place + name]))
                 else:

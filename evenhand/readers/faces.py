@@ -8,7 +8,7 @@ looks to them, never who or what a person is: for generated pictures, not for ph
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -52,29 +52,25 @@ class Head:
             raise ValueError(f"values must not share a class, got {dict(self.values)}")
 
 
+@dataclass(kw_only=True, eq=False)
 class Faces:
-    """See the file's head. ``min_lead`` is by how much the best value must lead the second, else it is unread."""
+    """See the file's head; ``heads`` read an attribute each.
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        revision: str | None,
-        license: str,
-        validated_on: str,
-        detector: FaceDetector,
-        attributes: Mapping[str, Head],
-        min_lead: float,
-    ) -> None:
-        self.name = name
-        self.revision = revision
-        self.license = license
-        self.validated_on = validated_on
-        self.detector = detector
-        self.heads = dict(attributes)
-        self.attributes: Mapping[str, tuple[str, ...]] = {key: tuple(head.values) for key, head in attributes.items()}
-        self.min_lead = min_lead
-        check_min_lead(name, min_lead)
+    ``min_lead`` is by how much the best value must lead the second, else the attribute is unread.
+    """
+
+    name: str
+    revision: str | None
+    license: str
+    validated_on: str
+    detector: FaceDetector
+    heads: Mapping[str, Head]
+    min_lead: float
+    attributes: Mapping[str, tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attributes = {attribute: tuple(head.values) for attribute, head in self.heads.items()}
+        check_min_lead(self.name, self.min_lead)
 
     def load(self, *, device: torch.device) -> LoadedFaces:
         """The reader, on the CPU whatever the device; ValueError says what to install where it is not there."""

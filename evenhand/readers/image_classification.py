@@ -8,6 +8,7 @@ none of them. A classifier of people has no such label and would read a person f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evenhand.readers.deciding import check_min_lead, decide, unread
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+@dataclass(kw_only=True, eq=False)
 class ImageClassification:
     """See the file's head.
 
@@ -27,35 +29,25 @@ class ImageClassification:
     value's probability must lead the second's, among the values.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        model: str,
-        revision: str | None,
-        license: str,
-        validated_on: str,
-        subjects: Finder | None,
-        attribute: str,
-        values: Mapping[str, Sequence[str]],
-        min_lead: float,
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.revision = revision
-        self.license = license
-        self.validated_on = validated_on
-        self.subjects = subjects
-        self.attribute = attribute
-        self.values = {value: tuple(labels) for value, labels in values.items()}
-        self.attributes: Mapping[str, tuple[str, ...]] = {attribute: tuple(self.values)}
-        self.min_lead = min_lead
-        check_min_lead(name, min_lead)
+    name: str
+    model: str
+    revision: str | None
+    license: str
+    validated_on: str
+    subjects: Finder | None
+    attribute: str
+    values: Mapping[str, Sequence[str]]
+    min_lead: float
+    attributes: Mapping[str, tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attributes = {self.attribute: tuple(self.values)}
+        check_min_lead(self.name, self.min_lead)
         labels = [label for entry in self.values.values() for label in entry]
         if len(self.values) < 2 or not all(self.values.values()) or len(set(labels)) != len(labels):
             raise ValueError(
-                f"reader {name}: values must map two values or more to labels of the model, each label once, "
-                f"got {dict(values)}"
+                f"reader {self.name}: values must map two values or more to labels of the model, each label once, "
+                f"got {dict(self.values)}"
             )
 
     def load(self, *, device: torch.device) -> LoadedImageClassification:

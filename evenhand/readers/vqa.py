@@ -10,7 +10,7 @@ unread. The question must not say what the picture was asked to show: these mode
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,41 +62,31 @@ class Question:
         return "\n".join([self.text, *lines, INSTRUCTION])
 
 
+@dataclass(kw_only=True, eq=False)
 class Vqa:
-    """See the file's head.
+    """See the file's head; ``questions`` are asked for each attribute that is read.
 
     ``min_mass`` is the least share of the first token's probability that letters must have, in every order: a model
     that wants to say something else has not answered. ``min_lead`` is by how much the best value must lead the second.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        model: str,
-        revision: str | None,
-        license: str,
-        validated_on: str,
-        subjects: Finder | None,
-        attributes: Mapping[str, Question],
-        orders: Literal["both", "all"],
-        min_mass: float,
-        min_lead: float,
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.revision = revision
-        self.license = license
-        self.validated_on = validated_on
-        self.subjects = subjects
-        self.questions = dict(attributes)
-        self.attributes: Mapping[str, tuple[str, ...]] = {key: tuple(asked.values) for key, asked in attributes.items()}
-        self.orders = orders
-        self.min_mass = min_mass
-        self.min_lead = min_lead
-        check_min_lead(name, min_lead)
-        if not 0 <= min_mass < 1:
-            raise ValueError(f"reader {name}: min_mass must be at least 0 and below 1, got {min_mass}")
+    name: str
+    model: str
+    revision: str | None
+    license: str
+    validated_on: str
+    subjects: Finder | None
+    questions: Mapping[str, Question]
+    orders: Literal["both", "all"]
+    min_mass: float
+    min_lead: float
+    attributes: Mapping[str, tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attributes = {attribute: tuple(question.values) for attribute, question in self.questions.items()}
+        check_min_lead(self.name, self.min_lead)
+        if not 0 <= self.min_mass < 1:
+            raise ValueError(f"reader {self.name}: min_mass must be at least 0 and below 1, got {self.min_mass}")
 
     def load(self, *, device: torch.device) -> LoadedVqa:
         """The reader on a device; ValueError when it is not there, or cannot answer with a letter."""

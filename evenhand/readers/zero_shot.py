@@ -10,7 +10,7 @@ sigmoid of each (Zhai et al. 2023, arXiv 2303.15343, section 3.2). They are scor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evenhand.readers.deciding import check_min_lead, decide, unread
@@ -61,43 +61,32 @@ class Phrases:
         return [[template.format(phrase).lower() for template in self.templates] for phrase in phrases]
 
 
+@dataclass(kw_only=True, eq=False)
 class ZeroShot:
-    """See the file's head.
+    """See the file's head; ``phrases`` are of each attribute that is read.
 
     ``min_score`` is the least score of the best value (of its softmax, or its sigmoid) and ``min_lead`` by how much it
     must lead the second, after the values' scores are made to sum to one; else the attribute is unread.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        model: str,
-        revision: str | None,
-        license: str,
-        validated_on: str,
-        subjects: Finder | None,
-        attributes: Mapping[str, Phrases],
-        min_score: float,
-        min_lead: float,
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.revision = revision
-        self.license = license
-        self.validated_on = validated_on
-        self.subjects = subjects
-        self.phrases = dict(attributes)
-        self.attributes: Mapping[str, tuple[str, ...]] = {
-            attribute: tuple(phrases.values) for attribute, phrases in attributes.items()
-        }
-        self.min_score = min_score
-        self.min_lead = min_lead
-        check_min_lead(name, min_lead)
-        if not 0 <= min_score < 1:
-            raise ValueError(f"reader {name}: min_score must be at least 0 and below 1, got {min_score}")
-        if not attributes:
-            raise ValueError(f"reader {name}: attributes must name one attribute or more")
+    name: str
+    model: str
+    revision: str | None
+    license: str
+    validated_on: str
+    subjects: Finder | None
+    phrases: Mapping[str, Phrases]
+    min_score: float
+    min_lead: float
+    attributes: Mapping[str, tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attributes = {attribute: tuple(phrases.values) for attribute, phrases in self.phrases.items()}
+        check_min_lead(self.name, self.min_lead)
+        if not 0 <= self.min_score < 1:
+            raise ValueError(f"reader {self.name}: min_score must be at least 0 and below 1, got {self.min_score}")
+        if not self.phrases:
+            raise ValueError(f"reader {self.name}: phrases must be of one attribute or more")
 
     def load(self, *, device: torch.device) -> LoadedZeroShot:
         """The reader on a device, with its phrases encoded; ValueError when it is not there or a caption too long."""

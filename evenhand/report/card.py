@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
+from evenhand.analysis.suite_shares import BOTH, SHIFT
+from evenhand.analysis.wording import percent
 from evenhand.evaluation.plan import Plan
 from evenhand.records import Estimate, Guard
 from evenhand.report.content import Content
-from evenhand.report.figures import MINUS, cell, interval, is_change, number, signed, title
-from evenhand.report.suite_shares import BOTH, SHIFT
-from evenhand.report.wording import percent
+from evenhand.report.figures import FINE, MINUS, cell, interval, is_change, number, quantity_text, signed, title
 
 CARD_FILE = "card_snippet.yaml"
 NOT_FOR = "Readings are what pictures look like; not for judging real people."
@@ -101,7 +101,7 @@ def _metric(content: Content, estimate: Estimate) -> Block:
         "how": estimate.how,
     }
     if estimate.floor is not None:
-        args["floor"] = number(estimate.floor)
+        args["floor"] = quantity_text(estimate.name, estimate.floor)
     return {
         "type": f"{estimate.name}_{arm}",
         "value": plain(f"{cell(estimate)}, {percent(estimate.level)} % interval"),
@@ -118,8 +118,8 @@ def _guards(content: Content, suite: str) -> Iterator[Block]:
 
 def _guard(guard: Guard) -> str:
     state = "held" if guard.passed else "FAILED"
-    ends = interval(guard.low, guard.high, change=True)
-    return f"{signed(guard.value)} ({ends}), margin {number(guard.margin)}: {state}"
+    ends = interval(guard.low, guard.high, change=True, digits=FINE)
+    return f"{signed(guard.value, FINE)} ({ends}), margin {number(guard.margin, FINE)}: {state}"
 
 
 def plain(text: str) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evenhand.analysis.suite_shares import SHIFT
+from evenhand.analysis.wording import percent
 from evenhand.evaluation.plan import Plan
 from evenhand.records import Estimate, Guard
 from evenhand.report.content import Content, PromptTest
-from evenhand.report.figures import interval, number, p_value, signed
-from evenhand.report.suite_shares import SHIFT
-from evenhand.report.wording import percent
+from evenhand.report.figures import FINE, interval, number, p_value, signed
 
 MAX_ROWS, MAX_VALUES, MAX_PLOTS = 60, 8, 16
 MARGINS_SHOWN = 3  # a guard's drawing ends at three margins on both sides
@@ -198,7 +198,8 @@ def _bar(guard: Guard) -> GuardBar:
             return None
         return round(min(100.0, max(0.0, 50 + 50 * value / (MARGINS_SHOWN * guard.margin))), 2)
 
-    change, ends = signed(guard.value), interval(guard.low, guard.high, change=True)
+    change, ends = signed(guard.value, FINE), interval(guard.low, guard.high, change=True, digits=FINE)
+    margin = number(guard.margin, FINE)
     state = "held" if guard.passed else "failed"
     return GuardBar(
         guard=guard,
@@ -207,8 +208,8 @@ def _bar(guard: Guard) -> GuardBar:
         high_x=place(guard.high),
         change=change,
         ends=ends,
-        margin=number(guard.margin),
-        text=f"{guard.name}, {guard.suite}: {change} ({ends}), margin {number(guard.margin)}, {state}",
+        margin=margin,
+        text=f"{guard.name}, {guard.suite}: {change} ({ends}), margin {margin}, {state}",
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from evenhand.analysis import wording
+from evenhand.analysis.suite_shares import SHIFT
 from evenhand.records import Estimate
-from evenhand.report import wording
-from evenhand.report.suite_shares import SHIFT
 
 MINUS = "−"
 NOTHING = "–"
@@ -17,11 +18,18 @@ SMALLEST_P = 0.001
 UNSIGNED = {"similarity", "similarity_yardstick", "cmmd", "kid"}
 
 
+DIGITS, FINE, SIGNIFICANT, MOST_DIGITS = 2, 3, 2, 10
+
+
 class Quantity(NamedTuple):
-    """What a quantity is called in a table, and what it is, in a sentence."""
+    """What a quantity is called in a table, and what it is, in a sentence; how many digits it has behind the point.
+
+    ``digits`` is None for a quantity whose scale hangs on the scorer: two significant digits are printed.
+    """
 
     title: str
     meaning: str
+    digits: int | None = DIGITS
 
 
 QUANTITIES: Mapping[str, Quantity] = {
@@ -37,12 +45,12 @@ QUANTITIES: Mapping[str, Quantity] = {
     ),
     "rms": Quantity("distance to target, unbiased", "the root of the unbiased squared distance"),
     "distance_sq": Quantity(
-        "squared distance to target, unbiased", "zero on average for a generator on target; it has no floor"
+        "squared distance to target, unbiased", "zero on average for a generator on target; it has no floor", FINE
     ),
     "tv": Quantity("distance to target (TV)", "half the sum of the absolute differences to the target; it has a floor"),
     "entropy": Quantity("entropy (1 is even)", "of the shares, divided by its largest value; it has a floor"),
     "hellinger": Quantity("Hellinger distance to target", "between the shares and the target"),
-    "js": Quantity("Jensen-Shannon divergence to target", "between the shares and the target, in bits"),
+    "js": Quantity("Jensen-Shannon divergence to target", "between the shares and the target, in bits", FINE),
     "four_fifths": Quantity("four-fifths ratio", "smallest share divided by the largest"),
     "shen_bias": Quantity("bias as Shen et al. define it", "a published name, for comparison"),
     "deviation_ratio": Quantity("deviation ratio", "a published name, for comparison"),
@@ -67,32 +75,53 @@ QUANTITIES: Mapping[str, Quantity] = {
     "within_mix": Quantity("mix within images", "how different two people in one image are"),
     "between_mix": Quantity("mix between images", "how different two people of two images are"),
     "subjects": Quantity("subjects in an image", "the mean number of people read"),
-    "image_text": Quantity("image-text score", "cosine of the image with its own prompt"),
-    "image_text_match": Quantity("image-text match", "own prompt minus other prompts: the unit of its guard"),
+    "image_text": Quantity("image-text score", "cosine of the image with its own prompt", FINE),
+    "image_text_match": Quantity("image-text match", "own prompt minus other prompts: the unit of its guard", FINE),
     "image_text_composition": Quantity(
         "image-text score, part by composition",
         "what the scorer thinks of the values that became more or less frequent",
+        FINE,
     ),
-    "image_text_within": Quantity("image-text score, part within values", "the change of images of the same value"),
+    "image_text_within": Quantity(
+        "image-text score, part within values", "the change of images of the same value", FINE
+    ),
     "diversity": Quantity("diversity", "how many different images: Vendi score at equal n; its change is relative"),
     "near_duplicates": Quantity(
-        "near-duplicates", "pairs of images of one prompt that are as alike as hardly any in the base"
+        "near-duplicates", "pairs of images of one prompt that are as alike as hardly any in the base", FINE
     ),
-    "copies": Quantity("copies of training images", "images nearer to a training image than the base's come"),
-    "training_similarity": Quantity("similarity to the nearest training image", "cosine of features"),
-    "cmmd": Quantity("CMMD", "distance of the two arms' features; zero on average when nothing changed"),
-    "kid": Quantity("KID", "distance of the two arms' features; zero on average when nothing changed"),
+    "copies": Quantity("copies of training images", "images nearer to a training image than the base's come", FINE),
+    "training_similarity": Quantity("similarity to the nearest training image", "cosine of features", FINE),
+    "cmmd": Quantity("CMMD", "distance of the two arms' features; zero on average when nothing changed", None),
+    "kid": Quantity("KID", "distance of the two arms' features; zero on average when nothing changed", None),
 }
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, digits: int = DIGITS) -> str:
     """A number as every report prints it, with a minus that is as wide as a plus."""
-    return wording.number(value).replace("-", MINUS)
+    return wording.number(value, digits).replace("-", MINUS)
 
 
-def signed(value: float | None) -> str:
+def signed(value: float | None, digits: int = DIGITS) -> str:
     """A change, with its sign."""
-    return NOT_ESTIMABLE if value is None else wording.signed(value)
+    return NOT_ESTIMABLE if value is None else wording.signed(value, digits)
+
+
+def digits_of(name: str, values: Iterable[float | None]) -> int:
+    """How many digits behind the point an estimate and its interval need.
+
+    More than its quantity has where all of them would be printed as zero, and none is.
+    """
+    quantity = QUANTITIES.get(name.partition(":")[0])
+    digits = DIGITS if quantity is None else quantity.digits
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    if largest == 0 or (digits is not None and float(f"{largest:.{digits}f}") > 0):
+        return DIGITS if digits is None else digits
+    return min(MOST_DIGITS, max(digits or DIGITS, SIGNIFICANT - 1 - math.floor(math.log10(largest))))
+
+
+def quantity_text(name: str, value: float | None) -> str:
+    """A quantity without an interval."""
+    return number(value, digits_of(name, [value]))
 
 
 def p_value(value: float | None) -> str:
@@ -102,12 +131,12 @@ def p_value(value: float | None) -> str:
     return f"below {SMALLEST_P}" if value < SMALLEST_P else f"{value:.3f}"
 
 
-def interval(low: float | None, high: float | None, *, change: bool = False) -> str:
+def interval(low: float | None, high: float | None, *, change: bool = False, digits: int = DIGITS) -> str:
     """The two ends of an interval."""
     if low is None or high is None:
         return "no interval"
     show = signed if change else number
-    return f"{show(low)} to {show(high)}"
+    return f"{show(low, digits)} to {show(high, digits)}"
 
 
 def is_change(estimate: Estimate) -> bool:
@@ -120,10 +149,12 @@ def cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return NOTHING
     change = is_change(estimate)
-    ends = interval(estimate.low, estimate.high, change=change)
+    digits = digits_of(estimate.name, (estimate.value, estimate.low, estimate.high))
+    ends = interval(estimate.low, estimate.high, change=change, digits=digits)
     if estimate.value is None:
         return NOT_ESTIMABLE if estimate.low is None else ends
-    return f"{signed(estimate.value) if change else number(estimate.value)} ({ends})"
+    show = signed if change else number
+    return f"{show(estimate.value, digits)} ({ends})"
 
 
 def title(name: str) -> str:
@@ -131,4 +162,4 @@ def title(name: str) -> str:
     family, _, value = name.partition(":")
     known = QUANTITIES.get(family)
     words = known.title if known is not None else family.replace("_", " ")
-    return f"{words} {value}" if value else words
+    return words if not value else f"{words} {value}" if words.endswith((" of", " one")) else f"{words}, {value}"

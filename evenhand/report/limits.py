@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from evenhand.analysis.suite_shares import SHIFT
+from evenhand.analysis.wording import percent
 from evenhand.evaluation.plan import Plan
 from evenhand.report.content import Content
 from evenhand.report.figures import cell, interval, number
-from evenhand.report.suite_shares import SHIFT
-from evenhand.report.wording import percent
 
 MAX_EXCLUDED_NAMED = 6
 NOT_ASKED = {

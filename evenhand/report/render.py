@@ -6,11 +6,14 @@ Everything shown is made from the content of ``results.json``, to which a report
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import evenhand
+from evenhand.analysis.results import RESULTS_FILE, Results, analyse_folder, results_json
+from evenhand.analysis.suite_shares import SHIFT
+from evenhand.analysis.wording import percent
 from evenhand.evaluation.plan import PLAN_FILE, Plan, load_plan, parse_plan, plan_json, plan_sha256
 from evenhand.files import atomic_path, read_json, write_json_atomic, write_text_atomic
 from evenhand.report.card import CARD_FILE, card_snippet
@@ -18,11 +21,10 @@ from evenhand.report.charts import guard_bars, level_text, share_plots
 from evenhand.report.contact_sheet import SHEET_FILE, contact_sheet
 from evenhand.report.content import Content, records, visible
 from evenhand.report.dose_curve import dose_panels
-from evenhand.report.figures import cell, interval, number, p_value, signed, title
+from evenhand.report.figures import NOTHING, cell, interval, number, p_value, quantity_text, signed, title
 from evenhand.report.limits import not_shown
 from evenhand.report.pictures import ChosenPair, choose_pairs, gallery
 from evenhand.report.reproduction import facts, reproduction
-from evenhand.report.results import RESULTS_FILE, Results, analyse_folder, results_json
 from evenhand.report.sections import (
     concept_table,
     glossary,
@@ -31,8 +33,6 @@ from evenhand.report.sections import (
     metric_table,
     missing_table,
 )
-from evenhand.report.suite_shares import SHIFT
-from evenhand.report.wording import percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -43,6 +43,20 @@ HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
 MAX_METRIC_ROWS, MAX_CONCEPT_ROWS, MAX_OTHER_ROWS, MAX_MARKDOWN_CONCEPT_ROWS = 1200, 600, 300, 300
 MAX_AGREEMENT_ROWS, MAX_SECOND_ROWS = 60, 120
 THIRD_COLUMN = "change, or of both"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How many rows of a list of ``results.json`` a report shows: the first ones."""
+
+    key: str
+    total: int
+    shown: int
+
+    @property
+    def num_left_out(self) -> int:
+        """The rows that stand in the file only."""
+        return self.total - self.shown
 
 
 def report_content(plan: Plan, results: Results, folder: Path) -> dict[str, Any]:  # Any: JSON
@@ -80,8 +94,14 @@ def page_content(
         "level": level_text(plan.level),
         "version": evenhand.__version__,
         "selftest": selftest_sentence(shown.get("selftest")),
-        "most_agreement": MAX_AGREEMENT_ROWS,
-        "most_second": MAX_SECOND_ROWS,
+        "cuts": {
+            key: Cut(key=key, total=len(rows), shown=min(len(rows), most))
+            for key, rows, most in (
+                ("agreement", content.agreement, MAX_AGREEMENT_ROWS),
+                ("second_readings", content.second_readings, MAX_SECOND_ROWS),
+                ("permutation", content.permutation, MAX_SECOND_ROWS),
+            )
+        },
     }
 
 
@@ -93,7 +113,9 @@ def left_out(page: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON
         for plot in page["plots"]
         if plot.num_left_out
     ]
-    rows = {name: page[name].num_left_out for name in names}
+    rows = {name: page[name].num_left_out for name in names} | {
+        name: cut.num_left_out for name, cut in page["cuts"].items()
+    }
     pairs = {"unreadable": page["gallery"].num_unreadable, "no_room": page["gallery"].num_left_out}
     return {"rows": rows, "pairs": pairs, "plots": plots}
 
@@ -124,8 +146,10 @@ def _environment(*, autoescape: bool) -> Environment:
         interval=interval,
         p_value=p_value,
         title=title,
+        quantity=quantity_text,
         estimate=cell,
         facts=facts,
+        nothing=NOTHING,
     )
     return made
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from evenhand.analysis.dose import dose_scales
 from evenhand.evaluation.plan import JOINT, Plan
 from evenhand.records import Estimate
 from evenhand.report.content import Content
-from evenhand.report.figures import NOTHING, QUANTITIES, cell, number, p_value, title
+from evenhand.report.figures import NOTHING, QUANTITIES, cell, p_value, quantity_text, title
 
 MISSING = ("unread", "bounds")
 GROUPS = ("presence", "subject_share", "homogeneity", "within_mix", "between_mix", "subjects")
@@ -34,6 +35,11 @@ class Block:
     suite: str
     attribute: str
     rows: tuple[Row, ...]
+
+    @property
+    def has_floor(self) -> bool:
+        """Whether any row has a floor."""
+        return any(row.floor for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +113,9 @@ def group_table(content: Content, plan: Plan, *, most: int) -> Table:
 
 def _table(content: Content, plan: Plan, estimates: Iterable[Estimate], *, most: int) -> Table:
     groups: dict[ScopeKey, dict[tuple[str, str | None], dict[str, Estimate]]] = {}
+    scales = dose_scales(plan)
     for estimate in estimates:
-        if estimate.arm not in plan.dose_arms:
+        if estimate.arm not in scales:
             rows = groups.setdefault((estimate.suite, estimate.attribute), {})
             rows.setdefault((estimate.name, estimate.concept), {})[estimate.arm] = estimate
     tests = {(test.suite, test.attribute, test.concept): test for test in content.prompt_tests}
@@ -142,7 +149,7 @@ def _row(content: Content, name: str, concept: str | None, by_arm: Mapping[str, 
     # The third column has the change, or what both arms give together.
     between = [estimate for arm, estimate in by_arm.items() if arm not in content.arms]
     floors = [by_arm[arm].floor for arm in content.arms if arm in by_arm]
-    shown = [number(floor) for floor in dict.fromkeys(floors) if floor is not None]
+    shown = [quantity_text(name, floor) for floor in dict.fromkeys(floors) if floor is not None]
     return Row(
         what=title(name) if concept is None else f"{concept}: {title(name)}",
         cells=(*(cell(by_arm.get(arm)) for arm in content.arms), cell(between[0] if between else None)),

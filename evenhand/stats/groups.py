@@ -32,9 +32,9 @@ def subject_share(counts_NK: Floats, index: int, *, level: float, clusters: Sequ
         return NO_SUBJECT
     residuals_C, count = _summed(_residuals(counts_NK, index), names)
     value = float(counts_NK[:, index].sum() / counts_NK.sum())
-    unit = f"{len(counts_NK)} images" if clusters is None else f"{len(counts_NK)} images of {count} clusters"
+    unit = f"{count} images" if clusters is None else f"{count} clusters"
     if count < 2:
-        return Interval(value, None, None, "one cluster: no interval")
+        return Interval(value, None, None, f"one {'image' if clusters is None else 'cluster'}: no interval")
     variance = count / (count - 1) * float(residuals_C @ residuals_C)
     draws = count if variance <= NO_SPREAD else counts_NK.sum()
     low, high = effective_wilson(value, variance, count, n=float(draws), level=level)
@@ -63,8 +63,11 @@ def subject_share_shift(
     residuals = np.concatenate([-_residuals(base_NK, index), _residuals(adapted_NK, index)])
     residuals_C, count = _summed(residuals, [*old_names, *new_names])
     if count < 2:
-        return Interval(value, None, None, "one cluster: no interval")
+        return Interval(value, None, None, f"one {'image' if clusters is None else 'cluster'}: no interval")
     variance = count / (count - 1) * float(residuals_C @ residuals_C)
+    if variance <= NO_SPREAD and clusters is not None:  # an interval over clusters has no width; that over images has
+        found = subject_share_shift(base_NK, adapted_NK, index, paired=paired, level=level)
+        return found._replace(how=f"no spread between prompts; {found.how}")
     if variance <= NO_SPREAD:  # as in Bonett and Price 2012: one cluster that gained and one that lost are added
         variance = 2 / (count + 2) ** 2
     half = t_quantile(level, count - 1) * math.sqrt(variance)

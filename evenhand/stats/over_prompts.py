@@ -96,39 +96,6 @@ def share_interval(shares_J: Floats, clusters: Sequence[str], *, n_images: int, 
     return Interval(found.mean, low, high, f"Wilson interval with the effective sample size of {found.unit}")
 
 
-def ratio_interval(parts_J: Floats, wholes_J: Floats, clusters: Sequence[str], *, level: float) -> Interval:
-    """``sum(parts) / sum(wholes)`` over clusters of unequal size, with the linearised variance of a ratio."""
-    total = float(wholes_J.sum())
-    if total <= 0:
-        return Interval(None, None, None, "not estimable: no subject was read")
-    value = float(parts_J.sum()) / total
-    if len(wholes_J) < 2:
-        return Interval(value, None, None, "one prompt: no interval over prompts")
-    residuals_J = (parts_J - value * wholes_J) * (len(wholes_J) / total)
-    found = spread(residuals_J, clusters)
-    low, high = effective_wilson(value, found.variance, found.num_clusters, n=total, level=level)
-    return Interval(value, low, high, f"ratio, Wilson interval with the effective sample size of {found.unit}")
-
-
-def ratio_change(
-    base: tuple[Floats, Floats], adapted: tuple[Floats, Floats], clusters: Sequence[str], *, level: float
-) -> Interval:
-    """The change of ``sum(parts) / sum(wholes)`` between two arms with the same clusters, which may be correlated."""
-    totals = float(base[1].sum()), float(adapted[1].sum())
-    if min(totals) <= 0:
-        return Interval(None, None, None, "not estimable: an arm has no subject that was read")
-    shares = float(base[0].sum()) / totals[0], float(adapted[0].sum()) / totals[1]
-    value = shares[1] - shares[0]
-    if len(clusters) < 2:
-        return Interval(value, None, None, "one prompt: no interval over prompts")
-    count = len(clusters)
-    ones_J = (adapted[0] - shares[1] * adapted[1]) * (count / totals[1])
-    zeros_J = (base[0] - shares[0] * base[1]) * (count / totals[0])
-    found = spread(ones_J - zeros_J, clusters)
-    half = t_quantile(level, found.num_clusters - 1) * math.sqrt(found.variance)
-    return Interval(value, value - half, value + half, f"ratio, t interval over {found.unit}")
-
-
 def _hall(t: float, skewness: float, count: int) -> float:
     """The studentised bound that Hall's cubic transformation gives in the place of ``t``."""
     a = skewness / math.sqrt(count)

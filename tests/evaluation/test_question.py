@@ -95,7 +95,7 @@ def test_a_tier_decides_prompts_and_seeds_and_is_written_down() -> None:
     assert content["tier"] == "tiny"
     assert content["audit_pairs"] == 7
     assert content["rows"] == [{"row": "target", "suites": ["heldout", "train"], "wanted": 4, "prompts": 4, "seeds": 3}]
-    assert asked.num_images == 12
+    assert sum(entry.num_seeds for entry in asked.prompts) == 12
     assert {len(seeds) for seeds in content["generation"]["seeds"].values()} == {3}
 
 
@@ -138,6 +138,7 @@ def test_a_dose_is_planned_on_headline_prompts_only() -> None:
     first, second = counted.lines()
     assert "50 pairs of images, 64 at other scales: 164 images (10 are there already), about 1 min" in first
     assert "80% power" in second
+    assert "for shares of 50%, the worst case" in second
 
 
 def test_the_adapters_own_scale_makes_no_further_images() -> None:
@@ -175,6 +176,14 @@ def test_the_smallest_effect_is_found_as_often_as_it_says() -> None:
     error = seen.std(axis=1, ddof=1) / effect.prompts**0.5
     found = float(np.mean(np.abs(seen.mean(axis=1)) > 3.182 * error))  # t with 3 degrees of freedom, from a table
     assert 0.75 < found < 0.87
+
+
+def test_a_share_of_one_half_is_the_worst_case_that_the_forecast_is_made_for() -> None:
+    plan = plan_of(question())
+    effects = [expected_effect(plan, sigma_between=0.11, base_share=share) for share in (0.05, 0.5, 0.95)]
+    low, half, high = (effect.value for effect in effects if effect is not None)
+    assert half == plan.extra["mde"]["value"]
+    assert low == high < half
 
 
 def test_prompts_that_differ_more_let_less_be_found() -> None:

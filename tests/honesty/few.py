@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evenhand.analysis.results import Results, analyse
 from evenhand.evaluation.plan import Plan
 from evenhand.honesty.bench import FAST_RUNS, Bench
 from evenhand.records import Estimate, Reading
-from evenhand.report.results import Results, analyse
 
 RUNS = 12
 # Where the naive method that a check must catch is less plainly wrong.

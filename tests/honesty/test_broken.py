@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from evenhand import adapters
+from evenhand.analysis.results import Results
 from evenhand.files import sha256_json
 from evenhand.honesty import checks, sights, small_run, traps
 from evenhand.honesty.outcome import FAIL, PASS, SKIPPED
+from evenhand.interfaces import LoadedReader
 from evenhand.records import SubjectReading
-from evenhand.report.results import Results
+from evenhand.stats.audits import DifferentialError
 from evenhand.stats.equivalence import Equivalence
 from evenhand.stats.intervals import Interval
 from tests.honesty.few import broken, estimates, few, guards_hold, moved, narrow, verdict
@@ -74,7 +76,7 @@ def says_nothing(results: Results) -> Results:
 
 
 def analysed_folder(change: Callable[[Results], Results]) -> Callable[[Path], Results]:
-    from evenhand.report.results import analyse_folder
+    from evenhand.analysis.results import analyse_folder
 
     return lambda folder: change(analyse_folder(folder))
 
@@ -111,8 +113,23 @@ def reader_alone(human_L: Any, reader_L: Any, reader_N: Any, **more: Any) -> Int
     return Interval(float(reader_N.mean()), float(reader_N.mean()) - half, float(reader_N.mean()) + half, "broken")
 
 
+def never_suspicious(*args: Any) -> DifferentialError:
+    return DifferentialError(1.0, False, {}, "broken")
+
+
+def always_suspicious(*args: Any) -> DifferentialError:
+    return DifferentialError(0.0, True, {}, "broken")
+
+
 def reads_anything(*, farthest: float = 0.0) -> Any:
     return small_run.small_reader()
+
+
+def without_bound(name: str) -> LoadedReader:
+    reader: Any = sights.reader_of(name)
+    reader.min_energy = None
+    loaded: LoadedReader = reader.load(device=sights.cpu())
+    return loaded
 
 
 class Brightness:
@@ -186,14 +203,18 @@ BROKEN: list[tuple[str, str, Patch]] = [
         ("evenhand.honesty.reader_errors.corrected_shift", narrow_correction),
     ),
     ("differential", "labels ignored", (f"{ERRORS}.prediction_powered", reader_alone)),
+    ("differential", "nothing is noticed", (f"{ERRORS}.differential_error", never_suspicious)),
+    ("differential", "any difference is one", (f"{ERRORS}.differential_error", always_suspicious)),
     ("differential", "one reader is enough", (ANALYSIS, broken(verdict("improved")))),
     ("missing", "unread images dropped", (ANALYSIS, broken(bounds_of_what_was_read))),
     ("weak-reader", "no reader too weak", (f"{ERRORS}.too_weak", lambda confusion: None)),
     ("disagree", "second reader ignored", (ANALYSIS, broken(verdict("improved")))),
     ("canaries", "reads noise", ("evenhand.honesty.sights.small_reader", reads_anything)),
+    ("canaries", "the embedded reader reads noise", ("evenhand.honesty.sights.loaded", without_bound)),
+    ("metamorphic", "brighter things are the same", ("evenhand.honesty.sights.pixel_similarity", lambda *pair: 1.0)),
     ("metamorphic", "reads light", ("evenhand.honesty.sights.loaded", lambda name: Brightness())),
     ("antisymmetry", "shifts lean", (ANALYSIS, broken(estimates(["gap"], moved(0.01), arms=("shift",))))),
-    ("duplicate", "copies counted", ("evenhand.report.results.refuse_copied_images", lambda folder: None)),
+    ("duplicate", "copies counted", ("evenhand.analysis.results.refuse_copied_images", lambda folder: None)),
     ("collapse", "guards always hold", (FOLDER_ANALYSIS, analysed_folder(guards_hold))),
     ("composition-only", "mixture taken for quality", (FOLDER_ANALYSIS, analysed_folder(raw_score_as_within))),
     ("copycat", "guards always hold", (FOLDER_ANALYSIS, analysed_folder(guards_hold))),
@@ -202,7 +223,7 @@ BROKEN: list[tuple[str, str, Patch]] = [
     ("circular", "not said", (ANALYSIS, broken(says_nothing))),
     ("overshoot", "called improved", (ANALYSIS, broken(verdict("improved")))),
     ("plan-freeze", "old results rendered", ("evenhand.report.render.refuse_another_plan", lambda folder: None)),
-    ("recompute", "a millionth off", ("evenhand.report.results.analyse", broken(estimates(["gap"], moved(1e-6))))),
+    ("recompute", "a millionth off", ("evenhand.analysis.results.analyse", broken(estimates(["gap"], moved(1e-6))))),
     ("null-adapter", "scale ignored", ("evenhand.adapters.scaled", unscaled)),
     ("no-fuse", "weights drift", ("evenhand.honesty.plumbing.evaluate", perturbed)),
     ("same-batches", "any plan fits a folder", ("evenhand.honesty.plumbing.freeze_plan", lambda plan, folder: "")),

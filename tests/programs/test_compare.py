@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.report.test_comparison import runs
+from tests.analysis.test_comparison import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 EXIT_USER_ERROR = 2

@@ -20,6 +20,7 @@ from evenhand.bases.sd import LoadedStableDiffusion
 from evenhand.files import read_jsonl
 from tests.folders import drawn_readings, plan_row, prompt_row, write_folder
 from tests.tiny_evaluation import saved_adapter
+from tests.tiny_readers import save_clip, save_siglip
 
 ROOT = Path(__file__).resolve().parents[2]
 EXIT_USER_ERROR, EXIT_GUARD_FAILED = 2, 3
@@ -103,6 +104,51 @@ def test_a_null_adapter_is_measured_from_plan_to_report_as_no_change(
     assert [row["sha256"] for row in images[:12]] == [row["sha256"] for row in images[12:]]
     assert "data:image/webp" in (folder / "report.html").read_text()
     assert {"plan.json", "readings.jsonl", "provenance.json", "report.md"} <= {path.name for path in folder.iterdir()}
+
+
+SD_EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("sd_*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def tiny_readers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A CLIP and a SigLIP with random weights, in place of those of the hub."""
+    folder = tmp_path_factory.mktemp("readers")
+    return save_clip(folder / "clip"), save_siglip(folder / "siglip")
+
+
+@pytest.mark.parametrize(
+    "experiment", [SD_EXPERIMENTS[-1], *(pytest.param(name, marks=pytest.mark.slow) for name in SD_EXPERIMENTS[:-1])]
+)
+def test_an_experiment_measures_an_adapter_of_stable_diffusion_to_its_report(
+    sd: LoadedStableDiffusion,
+    tiny_folder: Path,
+    tiny_readers: tuple[Path, Path],
+    tiny_set_folder: Path,
+    tmp_path: Path,
+    experiment: str,
+) -> None:
+    """Random weights in the classes of the real ones, the smallest tier; suite, readers and scorer are the file's."""
+    clip, siglip = tiny_readers
+    adapter = saved_adapter(sd, tmp_path / "adapter", strength=3.0)
+    models = [f"base.model={tiny_folder}", f"reader.model={clip}", f"second_readers.one.model={siglip}"]
+    models += [f"scorer.model={clip}", "reader.revision=null", "second_readers.one.revision=null"]
+    small = ["tier=smoke", "sampling.steps=1", "sampling.height_px=32", "sampling.width_px=32", "num_processes=1"]
+    command = ["base=sd15", f"experiment={experiment}", f"adapter={adapter}", f"training_set={tiny_set_folder}"]
+    code, out, err = run("shift.py", *command, *models, "scorer.revision=null", *small, "device=cpu", cwd=tmp_path)
+    assert code in (0, EXIT_GUARD_FAILED), err
+    assert f"training set: {tiny_set_folder}" in err
+    folder = tmp_path / "runs" / experiment / "sd15-s0"
+    plan, results = (json.loads((folder / name).read_text()) for name in ("plan.json", "results.json"))
+    assert out.startswith(results["answer"])
+    assert plan["generation"]["base"] == "sd15"
+    assert plan["suite"]["name"] in ("stable_diffusion", experiment)
+    num_images = len(read_jsonl(folder / "images.jsonl"))
+    assert num_images == 2 * sum(map(len, plan["generation"]["seeds"].values())) == 48
+    rows = read_jsonl(folder / "readings.jsonl")
+    for reader in (plan["reader"], *plan["second_readers"]):
+        assert len({(row["arm"], row["prompt_id"], row["seed"]) for row in rows if row["reader"] == reader}) == 48
+    assert len(read_jsonl(folder / "scores.jsonl")) == len(read_jsonl(folder / "copies.jsonl")) == num_images
+    assert "report.html" in out
 
 
 FILES = ("results.json", "readings.jsonl", "images.jsonl", "plan.json", "similarities.jsonl")
@@ -260,6 +306,8 @@ def test_readings_of_another_tool_are_reported_without_images(tmp_path: Path) ->
         ("shift.py", ["adapter={here}", "reader=planted"], "reader planted does not read"),
         ("shift.py", ["adapter={here}", "suite.num_seeds.heldout=0"], "num_seeds.heldout must be >= 1"),
         ("shift.py", ["adapter={here}", "evaluation.margins.explicit=5"], "margins.explicit must be"),
+        ("shift.py", ["adapter={here}", "training_set=nowhere"], "training images nowhere: there is no image"),
+        ("shift.py", ["adapter={here}", "training_set=x", "scorer=none"], "training_set=x is compared"),
         ("generate.py", ["adapter={here}", "sequential=true"], "use evaluate/shift.py"),
         ("shift.py", ["adapter={here}", "sequential_width=0.1"], "is for sequential=true"),
         ("shift.py", ["adapter={here}", "num_threads=0"], "num_threads must be >= 1"),

@@ -80,15 +80,16 @@ def choice(folder: Path, **changes: Any) -> Classifier:
             "subject": "nobody in this place",
         },
         "presence": {"subject": "nobody"},
+        "min_energy": None,
         "min_lead": 0.2,
     }
     return Classifier(**{**settings, **changes})
 
 
-def loaded(folder: Path, logits: dict[str, float]) -> LoadedClassifier:
+def loaded(folder: Path, logits: dict[str, float], **changes: Any) -> LoadedClassifier:
     """A reader that sees ``logits`` in every image, somebody in each place, and zero for every other label."""
     logits = {"0.subject=someone": 5.0, "1.subject=someone": 5.0, **logits}
-    reader = choice(folder).load(device=torch.device("cpu"))
+    reader = choice(folder, **changes).load(device=torch.device("cpu"))
     linear = reader._network.classifier[1]
     with torch.no_grad():
         linear.weight.zero_()
@@ -96,8 +97,8 @@ def loaded(folder: Path, logits: dict[str, float]) -> LoadedClassifier:
     return reader
 
 
-def read(folder: Path, logits: dict[str, float]) -> list[SubjectReading]:
-    return loaded(folder, logits).read([Image.new("RGB", (50, 40), (9, 9, 9))])[0]
+def read(folder: Path, logits: dict[str, float], **changes: Any) -> list[SubjectReading]:
+    return loaded(folder, logits, **changes).read([Image.new("RGB", (50, 40), (9, 9, 9))])[0]
 
 
 def summary(readings: list[SubjectReading]) -> list[tuple[int, str, str | None]]:
@@ -157,6 +158,21 @@ def test_an_unclear_kind_shows_nobody(folder: Path) -> None:
     assert {reading.value for reading in readings} == {None}
     assert readings[1].unread is not None
     assert "undecided" in readings[1].unread
+
+
+def test_a_picture_unlike_all_that_was_learnt_is_nobody_however_sure_the_softmax_is(folder: Path) -> None:
+    """Logits 8, 0, 0 and 0, -8, -8 have the same softmax; log sum exp of them is 8.0007 and 0.0007, by hand."""
+    high = {"kind=person": 8.0, "presentation=man": 9.0}
+    low = {"kind=group": -8.0, "kind=car": -8.0, "presentation=man": 9.0}
+    assert summary(read(folder, high, min_energy=6.5))[:2] == [(0, "kind", "person"), (0, "presentation", "man")]
+    readings = read(folder, low, min_energy=6.5)
+    assert {reading.value for reading in readings} == {None}
+    assert readings[0].unread == "unlike what the reader has learnt (energy 0.0)"
+    assert readings[0].probs == read(folder, low)[0].probs
+    assert readings[1].unread == f"no person found (kind: {readings[0].unread})"
+    # Control: without a bound, or with one that they reach, the same logits are read.
+    for least in (None, 0.0):
+        assert summary(read(folder, low, min_energy=least))[:2] == [(0, "kind", "person"), (0, "presentation", "man")]
 
 
 def test_readings_do_not_depend_on_the_batch(folder: Path) -> None:

@@ -45,7 +45,7 @@ def choice(folder: Path, **changes: Any) -> Vqa:
         "license": "none",
         "validated_on": "nothing",
         "subjects": None,
-        "attributes": {"presentation": QUESTION},
+        "questions": {"presentation": QUESTION},
         "orders": "both",
         "min_mass": 0.0,
         "min_lead": 0.2,

@@ -46,7 +46,7 @@ def choice(folder: Path, season: Phrases, **changes: Any) -> ZeroShot:
         "license": "none",
         "validated_on": "nothing",
         "subjects": None,
-        "attributes": {"season": season},
+        "phrases": {"season": season},
         "min_score": 0.0,
         "min_lead": 0.0,
     }

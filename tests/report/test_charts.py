@@ -143,14 +143,16 @@ def dose_plan() -> Plan:
 
 
 def test_the_dose_curve_has_every_scale_in_order_at_its_place() -> None:
-    values = {"base": 0.9, "adapted@1.5": 0.1, "adapted@0.25": 0.8, "adapted@0.5": 0.6, "adapted": 0.3}
-    panels = dose_panels(dose_plan(), content_of([row("gap", arm, value) for arm, value in values.items()]))
+    values = {"adapted@0": 0.9, "adapted@1.5": 0.1, "adapted@0.25": 0.8, "adapted@0.5": 0.6, "adapted@1": 0.3}
+    headline = [row("gap", "base", 0.95), row("gap", "adapted", 0.35)]  # of more images: no points of the curve
+    rows = [row("gap", arm, value) for arm, value in values.items()]
+    panels = dose_panels(dose_plan(), content_of([*headline, *rows]))
     (panel,) = panels
     assert [(point.scale, point.arm) for point in panel.points] == [
-        ("0", "base"),
+        ("0", "adapted@0"),
         ("0.25", "adapted@0.25"),
         ("0.5", "adapted@0.5"),
-        ("1", "adapted"),
+        ("1", "adapted@1"),
         ("1.5", "adapted@1.5"),
     ]
     wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -161,16 +163,35 @@ def test_the_dose_curve_has_every_scale_in_order_at_its_place() -> None:
         # Above one, and below zero, an interval is cut at the drawing's edge or the drawing grows with it.
         assert point.high_y < point.y < point.low_y
     assert panel.line.split() == [f"{point.x},{point.y}" for point in panel.points]
+    assert panel.floor == ""
+
+
+def test_what_lies_below_the_floor_is_shaded() -> None:
+    """The outline by hand: along the axis of zero, and at the height of the floor of each scale."""
+    rows = [row("gap", arm, 0.4, floor=0.25) for arm in ("adapted@0", "adapted@0.5", "adapted@1")]
+    (panel,) = dose_panels(dose_plan(), content_of(rows))
+    outline = [tuple(float(place) for place in pair.split(",")) for pair in panel.floor.split()]
+    xs = [point.x for point in panel.points]
+    floor_y, zero_y = TOP + (HEIGHT - TOP - BOTTOM) * 0.75, HEIGHT - BOTTOM
+    assert outline == [(xs[0], zero_y), *((x, floor_y) for x in xs), (xs[-1], zero_y)]
 
 
 def test_a_share_of_the_dose_curve_has_its_target_line() -> None:
-    rows = [row("share:woman", arm, 0.4) for arm in ("base", "adapted", "adapted@0.5")]
+    rows = [row("share:woman", arm, 0.4) for arm in ("adapted@0", "adapted@0.5", "adapted@1")]
     (panel,) = dose_panels(dose_plan(), content_of(rows))
     assert panel.target_y == pytest.approx(TOP + (HEIGHT - TOP - BOTTOM) / 2)
 
 
+def test_a_score_is_drawn_up_to_its_own_largest() -> None:
+    """Cosines of a scorer lie near 0.3: the largest end of an interval is 0.42, so the drawing ends at 0.5."""
+    rows = [row("image_text", arm, 0.32, attribute="clip") for arm in ("adapted@0", "adapted@0.5", "adapted@1")]
+    (panel,) = dose_panels(dose_plan(), content_of(rows))
+    assert [label for _, label in panel.y_ticks] == ["0.00", "0.25", "0.50"]
+    assert panel.points[0].y == pytest.approx(TOP + (HEIGHT - TOP - BOTTOM) * (1 - 0.32 / 0.5), abs=0.06)
+
+
 def test_there_is_no_dose_curve_without_other_scales() -> None:
-    rows = [row("gap", arm, 0.4) for arm in ("base", "adapted")]
+    rows = [row("gap", arm, 0.4) for arm in ("base", "adapted", "adapted@0", "adapted@1")]
     assert dose_panels(plan_of(["a"]), content_of(rows)) == []
     assert dose_panels(dose_plan(), content_of(rows)) == []  # planned, not yet read
 

@@ -17,7 +17,9 @@ from tests.report.page import page_of
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 DIGEST = re.compile(r"\b[0-9a-f]{12,64}\b")
 # What the templates say themselves: axes, and constants in sentences.
-SAID_BY_TEMPLATES = {"0", "1", "25", "50", "75", "100", "0.00", "0.50", "1.00", "0.001"}
+SAID_BY_TEMPLATES = {"0", "1", "25", "50", "75", "100", "0.00", "0.50", "1.00", "0.001", "0.000"}
+# Quantities that are small, and are printed with a third digit; guards are held against margins as small as 0.02.
+FINE = ("distance_sq", "js", "image_text", "near_duplicates", "copies", "training_similarity")
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,14 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = full_folder(tmp_path_factory.mktemp("numbers") / "run")
     write_report(folder)
     return folder
+
+
+def records(value: Any) -> Iterator[dict[str, Any]]:
+    """Every JSON object in a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from records(entry)
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -40,7 +50,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def known_numbers(content: Any) -> set[str]:
-    """Numbers of the JSON as a report may write them: two digits, three for p values, percent for levels and shares."""
+    """Numbers of the JSON as a report may write them: two digits, three for p values, guards and what is small."""
     known = set(SAID_BY_TEMPLATES)
     for name, value in leaves(content):
         if isinstance(value, str):
@@ -53,6 +63,10 @@ def known_numbers(content: Any) -> set[str]:
             known |= {f"{abs(value):.2f}", f"{abs(value):g}", str(abs(value))}
             known |= {f"{abs(value):.3f}"} if name.startswith("p") else set()
             known |= {f"{100 * value:.0f}"} if name in ("level", "share") else set()
+    for record in records(content):
+        if str(record.get("name")).startswith(FINE) or "margin" in record:
+            found = [record.get(key) for key in ("value", "low", "high", "margin", "floor")]
+            known |= {f"{abs(value):.3f}" for value in found if value is not None}
     return known
 
 

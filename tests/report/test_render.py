@@ -15,6 +15,7 @@ import evenhand
 from evenhand.report.content import visible_text
 from evenhand.report.render import (
     MAX_CONCEPT_ROWS,
+    left_out,
     markdown_cell,
     page_content,
     render,
@@ -254,14 +255,36 @@ def test_a_report_of_thousands_of_rows_stays_small_and_counts_what_it_leaves_out
     }
     assert page["concepts"].num_rows == MAX_CONCEPT_ROWS
     assert page["concepts"].num_left_out == len(names) - MAX_CONCEPT_ROWS
-    assert f"{page['concepts'].num_left_out} more rows stand in results.json only" in html_text
+    assert f"{page['concepts'].num_left_out} more of {len(names)} rows stand in results.json only" in html_text
     plot = page["plots"][0]
     assert f"Drawn are {len(plot.rows)} of {plot.num_concepts} concepts" in html_text
 
 
 def test_no_row_is_left_out_of_a_small_report(reported: Path) -> None:
     assert set(results_of(reported)["left_out"]["rows"].values()) == {0}
-    assert "more rows stand in results.json" not in (reported / "report.html").read_text()
+    for name in ("report.html", "report.md"):
+        assert "rows stand in results.json" not in (reported / name).read_text()
+
+
+def test_lists_of_readers_that_are_cut_say_so_and_where_the_rest_is(reported: Path) -> None:
+    """Counted in the table itself: rows of the page and rows named as left out are all rows of the file."""
+    from evenhand.evaluation.plan import load_plan
+
+    raw = results_of(reported)
+    for key in ("agreement", "second_readings", "permutation"):
+        raw[key] = [*raw[key]] * 200
+    totals = {key: len(raw[key]) for key in ("agreement", "second_readings", "permutation")}
+    page = page_content(load_plan(reported), raw, reported)
+    html_text, markdown = render(page)
+    for key, total in totals.items():
+        gone = page["cuts"][key].num_left_out
+        assert 0 < gone < total
+        assert left_out(page)["rows"][key] == gone
+        for text in (html_text, markdown):
+            assert f"{gone} more of {total} rows stand in results.json only, under {key}." in text
+    readers = html_text[html_text.index("<th>readers</th>") :]
+    shown = readers[: readers.index("</table>")].count('<td data-l="readers">')
+    assert shown + page["cuts"]["agreement"].num_left_out == totals["agreement"]
 
 
 def test_results_are_not_made_again_under_another_plan(folder: Path) -> None:
@@ -283,7 +306,7 @@ def test_every_estimate_of_the_results_stands_in_the_page(reported: Path) -> Non
     tables = [page[name] for name in ("metrics", "concepts", "missing", "groups")]
     cells = [text for table in tables for block in table.blocks for row in block.rows for text in row.cells]
     joints = [text for panel in page["joints"] for _, row in panel.rows for each in row for text in each.cells]
-    dose = [point.cell for panel in page["panels"] for point in panel.points if point.arm in plan.dose_arms]
+    dose = [point.cell for panel in page["panels"] for point in panel.points if "@" in point.arm]
     found = len([text for text in (*cells, *joints, *dose) if text not in ("–", "not estimable")])
     # Of a combination's share the grid has both arms; its change is a difference of the two and stays in the JSON.
     grids = {"suite": {panel.suite for panel in page["joints"]}, "attribute": set(plan.joint_attributes)}
@@ -293,7 +316,7 @@ def test_every_estimate_of_the_results_stands_in_the_page(reported: Path) -> Non
     def has_a_place(row: dict[str, Any]) -> bool:
         if row["concept"] is None and row["name"].startswith("share:") and row["attribute"] in grids["attribute"]:
             return row["suite"] in grids["suite"] and row["arm"] != "shift"
-        return row["arm"] not in plan.dose_arms or row["name"] not in not_drawn
+        return "@" not in row["arm"] or row["name"] not in not_drawn
 
     wanted = [row for row in raw["estimates"] if has_a_place(row) and (row["value"], row["low"]) != (None, None)]
     assert found == len(wanted)

@@ -6,18 +6,24 @@ import numpy as np
 import pytest
 from statsmodels.stats.oaxaca import OaxacaBlinder
 
-from evenhand.stats.decomposition import Cell, SplitIntervals, kitagawa, split_change
+from evenhand.stats.decomposition import UNREAD, Asked, Cell, Split, split_change
 from evenhand.stats.intervals import mean_interval
 from tests.stats.bands import assert_held, holds
 
 LEVEL = 0.95
 
 
+def cell(*groups: tuple[int, float, int]) -> Cell:
+    """Images in groups: the value they show, their score, and how many they are."""
+    values = [value for value, _, count in groups for _ in range(count)]
+    return Cell(np.array([score for _, score, count in groups for _ in range(count)]), np.array(values))
+
+
 def test_split_by_hand() -> None:
-    found = kitagawa(np.array([0.9, 0.1]), np.array([0.5, 0.5]), np.array([20.0, 30.0]), np.array([19.0, 31.0]))
-    assert found.composition == pytest.approx(-0.4 * 19.5 + 0.4 * 30.5)
-    assert found.within == pytest.approx(-1.0 * 0.7 + 1.0 * 0.3)
-    assert found.total == pytest.approx((0.5 * 19 + 0.5 * 31) - (0.9 * 20 + 0.1 * 30))
+    found = split([[cell((0, 20.0, 9), (1, 30.0, 1))], [cell((0, 19.0, 5), (1, 31.0, 5))]])
+    assert found.composition.value == pytest.approx(-0.4 * 19.5 + 0.4 * 30.5)
+    assert found.within.value == pytest.approx(-1.0 * 0.7 + 1.0 * 0.3)
+    assert found.total.value == pytest.approx((0.5 * 19 + 0.5 * 31) - (0.9 * 20 + 0.1 * 30))
 
 
 def scene(rng: np.random.Generator, count: int, cost: float, after: float = 0.5, n: int = 16) -> list[list[Cell]]:
@@ -35,7 +41,7 @@ def names(count: int) -> list[str]:
     return [f"p{row}" for row in range(count)]
 
 
-def split(arms: list[list[Cell]], **more: object) -> SplitIntervals:
+def split(arms: list[list[Cell]], **more: object) -> Split:
     return split_change(*arms, names(len(arms[0])), num_values=2, level=LEVEL, **more)  # type: ignore[arg-type, misc]
 
 
@@ -56,7 +62,7 @@ def test_an_adapter_that_only_shows_others_costs_nothing_though_the_score_moves(
     assert found.total.low is not None
     assert found.total.low > 0.3
     assert found.total.value == pytest.approx((found.within.value or 0) + (found.composition.value or 0))
-    turned = split([[Cell(-cell.scores_N, cell.values_N) for cell in arm] for arm in arms])
+    turned = split([[Cell(-part.scores_N, part.values_N) for part in arm] for arm in arms])
     assert turned.total.value == pytest.approx(-(found.total.value or 0))
 
 
@@ -65,7 +71,6 @@ def test_one_prompt_with_all_values_in_both_arms_is_kitagawas_split() -> None:
     rng = np.random.default_rng(3)
     base, adapted = (arm[0] for arm in scene(rng, 1, 0.5, n=300))
     found = split([[base], [adapted]])
-    assert found.unmatched == 0
     assert found.within.low is None
     endog = np.concatenate([adapted.scores_N, base.scores_N])
     values = np.concatenate([adapted.values_N, base.values_N])
@@ -76,26 +81,37 @@ def test_one_prompt_with_all_values_in_both_arms_is_kitagawas_split() -> None:
     assert abs(found.within.value or 0) == pytest.approx(abs(unexplained), rel=1e-6)
 
 
-def test_values_that_one_arm_lacks_take_the_change_of_other_prompts_and_are_counted() -> None:
-    cell = Cell(np.array([10.0, 10.0, 20.0, 20.0]), np.array([0, 0, 1, 1]))
-    worse = Cell(cell.scores_N - 1, cell.values_N)
-    only = [Cell(np.full(4, 10.0), np.zeros(4, dtype=np.intp)), Cell(np.full(4, 19.0), np.ones(4, dtype=np.intp))]
-    found = split([[cell, only[0]], [worse, only[1]]])
+def test_values_that_one_arm_lacks_take_the_change_of_other_prompts() -> None:
+    """The second prompt shows 0 before and 1 after; in the first both lose one point."""
+    both, worse = cell((0, 10.0, 2), (1, 20.0, 2)), cell((0, 9.0, 2), (1, 19.0, 2))
+    found = split([[both, cell((0, 10.0, 4))], [worse, cell((1, 19.0, 4))]])
     assert found.within.value == pytest.approx(-1)
-    assert found.unmatched == pytest.approx(0.5)
-    known = split([[cell, only[0]], [worse, only[1]]], base_means_JK=np.array([[np.nan, np.nan], [np.nan, 21.0]]))
-    assert known.within.value == pytest.approx((-1 + 0.5 * -2 + 0.5 * -1) / 2)
-    assert known.unmatched == pytest.approx(0.25)
+    assert found.total.value == pytest.approx((-1 + 9) / 2)
+
+
+def test_values_that_no_prompt_shows_in_both_arms_take_the_score_of_images_asked_for() -> None:
+    """Value 1 was 21 when asked for and is 19 now: half of the images lose 2. Value 0, 10 before, would be 9 now."""
+    arms = [[cell((0, 10.0, 4))], [cell((1, 19.0, 4))]]
+    asked = Asked(np.array([[np.nan, 21.0]]), np.array([[9.0, np.nan]]))
+    assert split(arms, asked=asked).within.value == pytest.approx(0.5 * -2 + 0.5 * -1)
+    # Control: where a prompt shows a value in both arms, nobody is asked.
+    seen = [[cell((0, 10.0, 2), (1, 20.0, 2))], [cell((0, 9.0, 2), (1, 19.0, 2))]]
+    assert split(seen, asked=asked) == split(seen)
+
+
+def test_images_that_were_not_read_are_a_cost_and_no_other_mix() -> None:
+    """Half of the adapter's images are spoilt, score 4 and show nothing; those that show something lost nothing."""
+    found = split([[cell((0, 10.0, 2), (1, 20.0, 2))], [cell((0, 10.0, 1), (1, 20.0, 1), (UNREAD, 4.0, 2))]])
+    assert found.composition.value == pytest.approx(0)
+    assert found.within.value == pytest.approx((10 + 20 + 4 + 4) / 4 - 15)
 
 
 def test_nothing_shared_is_not_split_and_nothing_scored_is_not_estimable() -> None:
-    zero, one = Cell(np.ones(3), np.zeros(3, dtype=np.intp)), Cell(np.ones(3), np.ones(3, dtype=np.intp))
-    found = split([[zero, zero], [one, one]])
+    found = split([[cell((0, 1.0, 3))] * 2, [cell((1, 1.0, 3))] * 2])
     assert found.total.value == 0
     assert found.within.value is None
-    assert found.unmatched == 1
     empty = Cell(np.zeros(0), np.zeros(0, dtype=np.intp))
-    assert split([[empty], [zero]]).total.value is None
+    assert split([[empty], [cell((0, 1.0, 3))]]).total.value is None
     assert split([[], []]).total.value is None
 
 

@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
 from evenhand.stats import groups
@@ -42,6 +43,34 @@ def test_share_and_its_variance_are_those_of_a_clustered_regression() -> None:
     assert groups.subject_share(counts, 0, level=LEVEL).value == pytest.approx(fit.params[0])
     assert residuals @ residuals == pytest.approx(fit.bse[0] ** 2)
     assert count == 30
+
+
+def test_ratios_over_prompts_by_hand() -> None:
+    """Two prompts of 2 in 4 and 1 in 8 people: share 3 / 12; the linearised residuals are 2 - 1 and 1 - 2."""
+    prompts = ["a", "a", "b"]
+    base = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 7.0]])
+    adapted = np.array([[2.0, 0.0], [1.0, 1.0], [6.0, 2.0]])
+    assert groups.subject_share(base, 0, level=LEVEL, clusters=prompts).value == 0.25
+    # The change and its interval are antisymmetric.
+    one = groups.subject_share_shift(base, adapted, 0, paired=True, level=0.5, clusters=prompts)
+    other = groups.subject_share_shift(adapted, base, 0, paired=True, level=0.5, clusters=prompts)
+    assert one.value == pytest.approx(9 / 12 - 3 / 12)
+    residuals = np.array([(3 - 3) - (2 - 1), (6 - 6) - (1 - 2)]) / 12
+    half = stats.t.ppf(0.75, 1) * np.sqrt(2 * float(residuals @ residuals))
+    assert one.high is not None
+    assert other.low is not None
+    assert one.high == pytest.approx(0.5 + half)
+    assert other.low == pytest.approx(-one.high)
+
+
+def test_a_change_without_spread_between_prompts_has_the_width_of_its_images() -> None:
+    """Identical arms: by hand, one image of 30 that gained and one that lost (Bonett and Price 2012)."""
+    counts = np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 0.0]] * 10)
+    prompts = [f"p{row % 3}" for row in range(30)]
+    found = groups.subject_share_shift(counts, counts, 0, paired=True, level=LEVEL, clusters=prompts)
+    half = stats.t.ppf(0.975, 29) * np.sqrt(2) / 32
+    assert found[:3] == pytest.approx((0.0, -half, half))
+    assert found.how.startswith("no spread between prompts")
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
