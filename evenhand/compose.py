@@ -21,165 +21,56 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
-import inspect
 import logging
 import os
 import sys
-import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import evenhand
+from evenhand.construct import ALLOW_MODULES, MISSING, OWN_MODULES, arguments_from_keys, build, closest, dotted, fitted
+from evenhand.files import read_json, write_json_atomic
+from evenhand.jobs import FAILURE_FILE, FAILURES, USER_ERRORS, Job, job_name, note_failure, now, one_line, override_key
 from evenhand.paths import PACKAGE_FOLDER, conf_folder
+from evenhand.processes import ChildCrashed, end_with_parent, is_worker
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
-OWN_MODULES = ("evenhand.",)
-MISSING = "???"
-TARGET = "_target_"
-ALLOW_MODULES = "allow_modules"
-EXIT_USER_ERROR = 2
-SCALARS = (bool, int, float, str)
+EXIT_USER_ERROR, EXIT_CRASHED = 2, 1
+SWEEP_FILE = "sweep.json"
+SHARED_KEYS = (ALLOW_MODULES, "sweep_folder")  # read here, for every program
 
 Scalar = TypeVar("Scalar", bool, int, float, str)
 Part = TypeVar("Part")
 
 
-def closest(name: str, known: Collection[str]) -> str:
-    """``; did you mean 'x'?`` where one of the known names is near, else the list of them."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; choose one of {', '.join(sorted(known))}" if known else ""
-
-
-def build(
-    node: object, *, key: str = "", allow: Sequence[str] = OWN_MODULES
-) -> Any:  # Any: the part that _target_ names
-    """The part of a plain config node, with the nodes inside it built first; containers and scalars stay what they are.
-
-    ``key`` is the node's place in the config, for messages. Raises ValueError for a target outside the ``allow``ed
-    prefixes, a key that the constructor does not take, one that it lacks, and a value of another type than annotated.
-    """
-    if isinstance(node, Mapping):
-        parts = {
-            str(name): value if name == TARGET else build(value, key=_join(key, name), allow=allow)
-            for name, value in node.items()
-        }
-        return _construct(parts, key, allow) if TARGET in parts else parts
-    if isinstance(node, list | tuple):
-        return [build(value, key=_join(key, index), allow=allow) for index, value in enumerate(node)]
-    if node == MISSING:
-        raise ValueError(f"{key} has no value; set {key}=...")
-    return node
-
-
-def _join(key: str, name: object) -> str:
-    return f"{key}.{name}" if key else str(name)
-
-
-def _construct(node: Mapping[str, object], key: str, allow: Sequence[str]) -> object:
-    target = _find(node[TARGET], _join(key, TARGET), allow)
-    parameters = _parameters(target)
-    for name in node:
-        if name not in parameters and name != TARGET:
-            taken = f"{node[TARGET]} takes {', '.join(parameters) or 'nothing'}"
-            raise ValueError(f"unknown key {_join(key, name)} ({taken}){closest(name, parameters)}")
-    arguments = {}
-    for name, parameter in parameters.items():
-        if name in node:
-            arguments[name] = _fit(node[name], _hint(parameter, target), _join(key, name))
-        elif parameter.default is parameter.empty:
-            raise ValueError(f"{_join(key, name)} is missing: {node[TARGET]} needs it")
-    try:
-        return target(**arguments)
-    except ValueError as error:
-        raise ValueError(f"{error} (config key: {key})" if key else str(error)) from error
-
-
-def _parameters(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """The parameters that a config can fill, by name."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: each for name, each in inspect.signature(target).parameters.items() if each.kind in kinds}
-
-
-def _find(target: object, key: str, allow: Sequence[str]) -> Callable[..., object]:
-    """The class or function that a target names."""
-    if not isinstance(target, str) or "." not in target:
-        raise ValueError(f"{key} must be module.name, got {target!r}")
-    if not any(target.startswith(prefix if prefix.endswith(".") else prefix + ".") for prefix in allow):
-        raise ValueError(
-            f"{key}={target} is outside of {', '.join(prefix.rstrip('.') for prefix in allow)}; "
-            f"list its module in {ALLOW_MODULES} to allow it"
-        )
-    module_name, _, name = target.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise
-        raise ValueError(f"{key}={target}: there is no module {error.name}") from error
-    part = getattr(module, name, None)
-    if not callable(part):
-        public = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
-        raise ValueError(f"{key}={target}: {module_name} has no {name!r}{closest(name, public)}")
-    found: Callable[..., object] = part
-    return found
-
-
-def _hint(parameter: inspect.Parameter, target: Callable[..., object]) -> object:
-    """A parameter's annotation as an object; None where it cannot be told without an import for type checkers only."""
-    if not isinstance(parameter.annotation, str):
-        return None if parameter.annotation is parameter.empty else parameter.annotation
-    try:
-        return eval(parameter.annotation, vars(sys.modules[target.__module__]))
-    except NameError:
-        return None
-
-
-def _fit(value: object, hint: object, key: str) -> object:
-    """The value as its annotation wants it: a Path for text, a tuple for a list; ValueError for a wrong scalar type."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if hint is None or (value is None and type(None) in options):
-        return value
-    if typing.get_origin(hint) is typing.Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ValueError(f"{key} must be one of {', '.join(map(str, choices))}, got {value!r}")
-        return value
-    if Path in options and isinstance(value, str):
-        return Path(value)
-    if isinstance(value, list) and any(typing.get_origin(option) is tuple for option in options):
-        return tuple(value)
-    scalars = tuple(option for option in options if option in SCALARS)
-    if not scalars or len(scalars) + (type(None) in options) != len(options) or type(value) in scalars:
-        return value
-    if float in scalars and type(value) is int:
-        return float(value)
-    names = " or ".join(scalar.__name__ for scalar in scalars)
-    raise ValueError(f"{key} must be {names}, got {value!r}")
-
-
 class Config:
     """A composed config as plain Python, which knows what has been read of it.
 
-    ``plain`` is the whole config: dicts, lists and scalars only, interpolations resolved.
+    ``plain`` is the whole config: dicts, lists and scalars only, interpolations resolved. ``job`` is how the program
+    was started.
     """
 
-    def __init__(self, plain: Mapping[str, Any]) -> None:  # Any: YAML
+    def __init__(self, plain: Mapping[str, Any], job: Job | None = None) -> None:  # Any: YAML
         self.plain = dict(plain)
-        self._read = {ALLOW_MODULES}
+        self._job = job
+        self._read = set(SHARED_KEYS)
         modules = self.plain.get(ALLOW_MODULES, [])
         if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
             raise ValueError(f"{ALLOW_MODULES} must be a list of module names, got {modules!r}")
         self._allow = (*OWN_MODULES, *modules)
+
+    @property
+    def job(self) -> Job:
+        """How the program was started; only a config that came from a command line has it."""
+        assert self._job is not None, "composed in Python, not by a command line"
+        return self._job
 
     def build(self, key: str) -> Any:  # Any: the part that _target_ names
         """The part of a top-level key, or a list or mapping of parts; None where the key is null."""
@@ -187,13 +78,11 @@ class Config:
 
     def construct(self, kind: Callable[..., Part]) -> Part:
         """A part that takes this config's own keys: each of its arguments is the top-level key of that name."""
-        parameters = _parameters(kind)
-        parts = {name: build(self._get(name), key=name, allow=self._allow) for name in parameters}
-        return kind(**{name: _fit(parts[name], _hint(each, kind), name) for name, each in parameters.items()})
+        return kind(**arguments_from_keys(kind, self._get, allow=self._allow))
 
     def value(self, key: str, kind: type[Scalar]) -> Scalar:
         """The scalar of a top-level key; ValueError for another type."""
-        value = _fit(self._present(key), kind, key)
+        value = fitted(self._present(key), kind, key)
         if type(value) is not kind:
             raise ValueError(f"{key} must be {kind.__name__}, got {value!r}")
         return value
@@ -206,7 +95,7 @@ class Config:
         """Raise ValueError for a top-level key that this program has not read: call it before anything expensive."""
         for key in self.plain:
             if key not in self._read:
-                raise ValueError(f"nothing reads the key {key!r}{closest(key, self._read - {ALLOW_MODULES})}")
+                raise ValueError(f"nothing reads the key {key!r}{closest(key, self._read - set(SHARED_KEYS))}")
 
     def ignore(self, *keys: str) -> None:
         """Count keys as read that are there for other programs with the same primary config."""
@@ -234,7 +123,7 @@ def to_plain(config: DictConfig) -> dict[str, Any]:  # Any: YAML
     try:
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(one_line(error)) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -246,10 +135,13 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> Config:
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+    # In a program Hydra has begun already, with the program's own choices, and refuses to begin again.
+    begun = GlobalHydra.instance().is_initialized()
+    with nullcontext() if begun else initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
         config = compose(config_name=name, overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # for ${hydra:...} in the config
     with open_dict(config):
@@ -257,19 +149,30 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def program(config_name: str) -> Callable[[Callable[[Config], Any]], Callable[[], None]]:  # Any: a sweeper's objective
-    """Make a function a program's main: it gets ``conf/<config_name>.yaml`` composed with the command line."""
+def program(
+    config_name: str, *, after_sweep: Callable[[Path], str | None] | None = None
+) -> Callable[[Callable[[Config], Any]], Callable[[], None]]:  # Any: a sweeper's objective
+    """Make a function a program's main: it gets ``conf/<config_name>.yaml`` composed with the command line.
+
+    ``after_sweep`` is called with the sweep's folder when a sweep (``-m``) has ended, however it ended, in the process
+    that the user started; what it gives names the jobs that did not finish, and makes the exit status non-zero.
+    """
 
     def decorate(main: Callable[[Config], Any]) -> Callable[[], None]:
+        file = Path(main.__code__.co_filename).resolve()
+
         @functools.wraps(main)
         def task(config: DictConfig) -> Any:  # Any: a sweeper's objective
-            return _run_task(main, config)
+            return _run_task(main, config, file, config_name)
 
         @functools.wraps(main)
         def run() -> None:
             import hydra
 
-            with _one_line_errors(config_name), _full_hydra_errors():
+            if is_worker():
+                end_with_parent()
+            _Sweep.clear()
+            with _one_line_errors(config_name), _full_hydra_errors(), _end_of_sweep(after_sweep):
                 hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(task)()
 
         return run
@@ -277,26 +180,146 @@ def program(config_name: str) -> Callable[[Callable[[Config], Any]], Callable[[]
     return decorate
 
 
-def _run_task(main: Callable[[Config], Any], config: DictConfig) -> Any:  # Any: a sweeper's objective
+def _run_task(main: Callable[[Config], Any], config: DictConfig, file: Path, config_name: str) -> Any:  # Any: as above
+    if int(os.environ.get("RANK", "0")) != 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    job = _job(file, config_name)
+    plain: dict[str, Any] = {}  # Any: YAML
+    try:
+        if job.is_sweep:
+            _enter_sweep(config, job)
+        plain = to_plain(config)
+        log.info("evenhand %s from %s, choices from %s", evenhand.__version__, PACKAGE_FOLDER, conf_folder())
+        value = main(Config(plain, job))
+    except Exception as error:
+        note_failure(error, plain, job)
+        if job.is_sweep or not isinstance(error, USER_ERRORS) or _wants_traceback():
+            raise
+        _exit_with(error)
+    if job.is_sweep and plain.get("run_folder"):
+        (Path(plain["run_folder"]) / FAILURE_FILE).unlink(missing_ok=True)
+    return value
+
+
+def _job(file: Path, config_name: str) -> Job:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    if int(os.environ.get("RANK", "0")) != 0:
-        logging.getLogger().setLevel(logging.WARNING)
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    hydra = HydraConfig.get()
+    sources = hydra.runtime.config_sources
+    return Job(
+        program=file,
+        config_name=hydra.job.config_name or config_name,
+        config_folders=tuple(str(source.path) for source in sources if source.provider == "command-line"),
+        overrides=tuple(_as_written(hydra.overrides.task)),
+        is_sweep=hydra.mode == RunMode.MULTIRUN,
+    )
+
+
+def _as_written(node: Any) -> Any:  # Any: a container of OmegaConf, as Python
+    """A container with its ``${...}`` unresolved: what an override names is resolved where the override is used."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+
+
+def _enter_sweep(config: DictConfig, job: Job) -> None:
+    """Name a job of a sweep by its overrides, in whatever process and folder its launcher has put it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "a sweep (-m) inside `accelerate launch` with several processes would mix the gradients of its jobs; "
+            "start it with python <program> -m ..., and give each job its processes with launch.num_processes=..."
+        )
+    os.chdir(HydraConfig.get().runtime.cwd)
+    name = job_name(job.overrides)
+    if not name or "run_name" in map(override_key, job.overrides) or config.run_folder is None:
+        return
+    before = str(config.run_folder)
+    config.run_name = name
+    if str(config.run_folder) == before:
+        raise ValueError(
+            f"run_folder={before} would be the folder of every job of the sweep; "
+            "set 'run_folder=${sweep_folder}/${run_name}' (in quotes)"
+        )
+
+
+class _Sweep:
+    """The sweep that this process drives: its folder, and what stood in its plan before."""
+
+    folder: Path | None = None
+    plan_before: typing.ClassVar[dict[str, Any] | None] = None  # Any: JSON
+
+    @classmethod
+    def clear(cls) -> None:
+        cls.folder, cls.plan_before = None, None
+
+
+class SweepStart:
+    """A callback of Hydra (conf/program.yaml): writes the plan of a sweep, so that a job that is missing is missed."""
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        """Add the jobs of a grid to ``<sweep_folder>/sweep.json``; what another sweeper will choose nobody knows."""
+        folder = Path(str(config.sweep_folder))
+        path = folder / SWEEP_FILE
+        _Sweep.folder = folder
+        _Sweep.plan_before = read_json(path) if path.is_file() else None
+        known = {} if _Sweep.plan_before is None else _Sweep.plan_before["jobs"]
+        jobs = {job_name(overrides): overrides for overrides in _grid(config)}
+        write_json_atomic(path, {"started": now(), "last": list(jobs), "jobs": {**known, **jobs}})
+
+    def _nothing(self, **_: object) -> None:
+        """Hydra calls every event of every callback."""
+
+    on_run_start = on_run_end = on_multirun_end = on_job_start = on_job_end = on_compose_config = _nothing
+
+
+def _grid(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of Hydra's own sweeper; nothing for others, and for jobs that name their folder."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not str(config.hydra.sweeper.get("_target_")).endswith(BasicSweeper.__name__):
+        return []
+    own = [f"{key}={value}" for key, value in _as_written(config.hydra.sweeper.params or {}).items()]
+    texts = [*own, *_as_written(config.hydra.overrides.task)]
+    elsewhere = {override_key(text) for text in texts if override_key(text) != "experiment" or "," in text}
+    if elsewhere & {"run_name", "run_folder", "experiment"}:
+        return []
+    overrides = OverridesParser.create().parse_overrides(texts)
+    return [list(job) for batch in BasicSweeper.split_arguments(overrides, None) for job in batch if job_name(job)]
+
+
+@contextmanager
+def _end_of_sweep(after_sweep: Callable[[Path], str | None] | None) -> Iterator[None]:
+    """Let ``after_sweep`` look at what a sweep left, however it ended; ChildCrashed with what it says."""
+    from hydra.errors import HydraException
+
+    raised: Exception | None = None
     try:
-        if sweep and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            sweep = False
-            raise ValueError(
-                "a sweep (-m) inside `accelerate launch` with several processes would mix the gradients of its jobs; "
-                "start one `accelerate launch` for each job, or sweep with one process: python <program> -m ..."
-            )
-        log.info("evenhand %s from %s, choices from %s", evenhand.__version__, PACKAGE_FOLDER, conf_folder())
-        return main(Config(to_plain(config)))
-    except ValueError as error:
-        if sweep or _wants_traceback():
-            raise
-        _exit_with(error)
+        yield
+    except HydraException:
+        if _Sweep.folder is not None:  # the jobs could not be composed, so there never was such a sweep
+            _restore_plan(_Sweep.folder / SWEEP_FILE)
+        raise
+    except Exception as error:
+        raised = error
+    finally:
+        problem = None if after_sweep is None or _Sweep.folder is None else after_sweep(_Sweep.folder)
+    if problem is not None:
+        cause = "" if raised is None or one_line(raised) in problem else f"{one_line(raised)}. "
+        raise ChildCrashed(cause + problem)
+    if raised is not None:
+        raise raised
+
+
+def _restore_plan(path: Path) -> None:
+    if _Sweep.plan_before is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_json_atomic(path, _Sweep.plan_before)
+    _Sweep.clear()
 
 
 @contextmanager
@@ -306,7 +329,7 @@ def _one_line_errors(config_name: str) -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, HydraException, YAMLError) as error:
+    except (*USER_ERRORS, ChildCrashed, HydraException, YAMLError) as error:
         if _wants_traceback():
             raise
         hint = _override_hint(error, config_name) if isinstance(error, HydraException) else ""
@@ -332,19 +355,10 @@ def _wants_traceback() -> bool:
 
 
 def _exit_with(error: Exception, hint: str = "") -> typing.NoReturn:
-    sys.stderr.write(f"error: {_one_line(error)}{hint}\n")
-    raise SystemExit(EXIT_USER_ERROR) from error
-
-
-def _one_line(error: BaseException) -> str:
-    """An exception's message on one line, with the cause that Hydra leaves out of it."""
-    texts = [str(error)]
-    if error.__cause__ is not None and not isinstance(error, ValueError):
-        texts.append(str(error.__cause__))
-    lines = [line.strip() for text in texts for line in text.splitlines()]
-    skip = ("full_key:", "object_type=", "reference_type=", "To append to your config use", "provider=")
-    lines = [line for line in lines if line != "Config search path:"]
-    return " ".join(line for line in lines if line and not line.startswith(skip))
+    rank = os.environ.get("RANK", "0")
+    if FAILURES not in os.environ:  # else the driver says it, once for all its workers
+        sys.stderr.write(f"{'error' if rank == '0' else f'error in process {rank}'}: {one_line(error)}{hint}\n")
+    raise SystemExit(EXIT_CRASHED if isinstance(error, ChildCrashed) else EXIT_USER_ERROR) from error
 
 
 def _override_hint(error: Exception, config_name: str) -> str:
@@ -353,6 +367,8 @@ def _override_hint(error: Exception, config_name: str) -> str:
     from omegaconf import OmegaConf
 
     message = str(error)
+    if any(name in message for name in ("hydra_plugins", "hydra/launcher/", "hydra/sweeper/")):
+        return "; launchers and sweepers come with pip install 'evenhand[sweeps]'"
     marker = "Could not override '"
     if not isinstance(error, ConfigCompositionException) or marker not in message:
         return ""
@@ -367,5 +383,5 @@ def _override_hint(error: Exception, config_name: str) -> str:
 def _keys(node: object, prefix: str = "") -> Iterator[str]:
     if isinstance(node, Mapping):
         for name, value in node.items():
-            yield _join(prefix, name)
-            yield from _keys(value, _join(prefix, name))
+            yield dotted(prefix, name)
+            yield from _keys(value, dotted(prefix, name))

@@ -66,22 +66,35 @@ class GeneratedImage:
 class LoadedBase(Protocol):
     """A frozen diffusion model on a device, ready to encode, denoise and sample.
 
-    ``unet`` is the module that an adapter is attached to. ``fingerprint`` is the sha256 of its weights without any
-    adapter: an adapter is bound to it. ``encoders_fingerprint`` is that of the VAE and the text encoders, to which
-    cached latents and text embeddings are bound. ``num_train_timesteps`` bounds the timesteps, ``resolution_px`` is the
-    side of the images that the base was trained on, ``prediction_type`` is ``epsilon`` or ``v_prediction``.
+    ``unet`` is the module that an adapter is attached to; so are, where the adapter's settings say so, the
+    ``text_encoders``, by their names in the pipeline (``text_encoder``, and for SDXL ``text_encoder_2``; none after
+    ``release_encoders``). ``fingerprint`` is the sha256 of the UNet's weights without any adapter: an adapter is bound
+    to it. ``encoders_fingerprint`` is that of the VAE and the text encoders, to which cached latents and text
+    embeddings are bound. ``num_train_timesteps`` bounds the timesteps, ``resolution_px`` is the side of the images that
+    the base was trained on, ``size_step_px`` the step in which an image's sides may grow, ``prediction_type`` is
+    ``epsilon`` or ``v_prediction``. ``zero_terminal_snr`` tells whether its schedule and its sampler were changed so
+    that the last timestep is noise alone; a base whose own files say so is not changed.
     """
 
     name: str
     unet: torch.nn.Module
+    text_encoders: Mapping[str, torch.nn.Module]
     fingerprint: str
     encoders_fingerprint: str
     num_train_timesteps: int
     resolution_px: int
+    size_step_px: int
     prediction_type: str
+    zero_terminal_snr: bool
 
     def encode_text(self, captions: Sequence[str]) -> TextEmbedding:
-        """Embed captions; ValueError names a caption that is longer than the encoder reads, with its token count."""
+        """Embed captions without gradients, with whatever adapter is active on the text encoders.
+
+        ValueError names a caption that is longer than the encoder reads, with its token count.
+        """
+
+    def embed_text(self, captions: Sequence[str]) -> TextEmbedding:
+        """As ``encode_text``, with gradients for the adapter on the text encoders."""
 
     def encode_images(self, pixels_BCHW: torch.Tensor) -> LatentPosterior:
         """Posterior of pixels in [-1, 1]."""
@@ -97,14 +110,37 @@ class LoadedBase(Protocol):
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio of the forward process, ``(signal / sigma)^2``; it may be 0."""
 
-    def denoise(self, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
-        """The UNet's prediction, with whatever adapter is active."""
+    def denoise(
+        self,
+        noisy_BCHW: torch.Tensor,
+        timesteps_B: torch.Tensor,
+        text: TextEmbedding,
+        *,
+        size_B6: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The UNet's prediction in float32, with whatever adapter is active.
+
+        ``size_B6`` is what SDXL is told of each image, in pixels: original height and width, top and left of the crop,
+        target height and width (None: whole images of the latents' own size). Other bases have no use for it.
+        """
 
     def without_adapter(self) -> AbstractContextManager[None]:
-        """Inside, ``denoise`` predicts as the base does, whatever is attached to the UNet."""
+        """Inside, text is embedded and ``denoise`` predicts as the base does, whatever is attached."""
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations again in the backward pass, which saves memory: of all parts that an adapter trains."""
+
+    def release_encoders(self) -> None:
+        """Let the VAE and the text encoders leave memory; what needs them raises ValueError from then on."""
+
+    def networks(self) -> Mapping[str, torch.nn.Module]:
+        """The networks in memory by their names in the pipeline, unet, vae and so on; released ones are gone."""
 
     def lora_targets(self, preset: str) -> list[str]:
         """Full names of the UNet modules of a preset; ValueError offers the presets."""
+
+    def text_lora_targets(self, preset: str) -> dict[str, list[str]]:
+        """For each text encoder, the full names of its modules of a preset; ValueError offers the presets."""
 
     def sampler(self) -> Mapping[str, Any]:  # Any: JSON
         """What decides images beside weights, captions, seeds and settings: scheduler and each part's config."""
@@ -116,9 +152,21 @@ class LoadedBase(Protocol):
 
 
 class Base(Protocol):
-    """Where a base model comes from. ``load`` gives fp32 weights on CPU and ``dtype`` frozen weights elsewhere."""
+    """Where a base model comes from. ``load`` gives fp32 weights on CPU and ``dtype`` frozen weights elsewhere.
+
+    ``model`` is a hub id, a folder, or the name of a packaged model. ``license`` is that of the weights: what is made
+    from them may have to keep to it.
+    """
 
     name: str
+    model: str
+    license: str
+
+    def check_captions(self, captions: Sequence[str], *, where: str) -> None:
+        """ValueError for a caption of the file ``where`` that would be cut off, with its tokens counted.
+
+        Only what counts tokens is loaded.
+        """
 
     def load(self, *, device: torch.device, dtype: torch.dtype) -> LoadedBase:
         """Load the frozen model; ValueError when the folder or hub id is not there."""
@@ -198,6 +246,9 @@ class Batch:
     """What a method sees in one step: latents drawn from cached posteriors, their text, and the step's own noise.
 
     ``preserve_*`` hold the captions on which the adapted prediction is held to the base's (None without ``preserve``).
+    ``preserve_teacher_text`` is their embedding by the base itself, where a trained text encoder gives another one than
+    ``preserve_text``. ``size_B6`` is what ``LoadedBase.denoise`` takes. ``files`` are the image files of the rows, the
+    preserve rows last, to be named in messages.
     """
 
     latents_BCHW: torch.Tensor
@@ -208,6 +259,10 @@ class Batch:
     preserve_noise_BCHW: torch.Tensor | None = None
     preserve_timesteps_B: torch.Tensor | None = None
     preserve_text: TextEmbedding | None = None
+    preserve_teacher_text: TextEmbedding | None = None
+    size_B6: torch.Tensor | None = None
+    preserve_size_B6: torch.Tensor | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,8 +25,127 @@ log = logging.getLogger(__name__)
 
 PROVENANCE = "provenance.json"
 # Keys that name the folder, watch the run or start it: none can change a result, so none is part of the digest.
-NOT_RESULTS = ("experiment", "run_name", "run_folder", "tracker", "launch", "allow_modules")
+NOT_RESULTS = (
+    "experiment",
+    "run_name",
+    "run_folder",
+    "sweep_folder",
+    "tracker",
+    "launch",
+    "measure",
+    "objective",
+    "allow_modules",
+)
 MAX_DIFFERENCES_SHOWN = 6
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """A run that may begin or go on in its folder; nothing is written yet."""
+
+    folder: Path
+    config: Mapping[str, Any]  # Any: YAML
+    config_sha256: str
+    seeds: Mapping[str, int]
+    inputs: Mapping[str, Mapping[str, str]]
+    not_results: tuple[str, ...]
+    provenance_path: Path
+
+    def finished(self) -> bool:
+        """Whether an earlier call came to its end here: nothing is left to do."""
+        before = self._before()
+        return before is not None and before["finished"] is not None
+
+    def open(
+        self,
+        *,
+        is_main: bool = True,
+        device: str = "cpu",
+        world_size: int = 1,
+        models: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Claim the folder, or continue what the same config began there; ``models`` as in ``check_models``."""
+        models = dict(models or {})
+        self.check_models(models)
+        before, now = self._before(), _now()
+        provenance = {
+            "config": self.config,
+            "config_sha256": self.config_sha256,
+            "inputs": self.inputs,
+            "models": models,
+            "seeds": dict(self.seeds),
+            "git": git_state(),
+            "versions": package_versions(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "command": sys.argv,
+            "device": device,
+            "world_size": world_size,
+            "started": now if before is None else before["started"],
+            "finished": None,
+            "wall_seconds": 0.0 if before is None else before["wall_seconds"],
+            "sessions": [*([] if before is None else before["sessions"]), {"started": now, "wall_seconds": None}],
+        }
+        if is_main:
+            write_json_atomic(self.provenance_path, provenance)
+        return Run(
+            folder=self.folder,
+            config_sha256=self.config_sha256,
+            is_main=is_main,
+            provenance_path=self.provenance_path,
+            provenance=provenance,
+            started_seconds=time.monotonic(),
+        )
+
+    def check_models(self, models: Mapping[str, str]) -> None:
+        """Raise ValueError when the folder was begun with weights of other fingerprints.
+
+        What is at a path, or behind a name of the hub, can change while the config stays.
+        """
+        before = self._before()
+        for name, known in ({} if before is None else before.get("models", {})).items():
+            if models.get(name) != known:
+                raise ValueError(
+                    f"{self.folder} was begun with another {name}: its weights were {known[:16]}, and are now "
+                    f"{str(models.get(name))[:16]}; give the {name} that it was begun with, or another run_name"
+                )
+
+    def _before(self) -> Mapping[str, Any] | None:  # Any: JSON
+        """The provenance that an earlier call left; ValueError when it was of another config or of other inputs."""
+        if not self.provenance_path.is_file():
+            return None
+        before: Mapping[str, Any] = read_json(self.provenance_path)
+        _refuse_another(self.folder, before, self.config, self.not_results, self.config_sha256, self.inputs)
+        return before
+
+
+def plan_run(
+    folder: Path,
+    *,
+    config: Mapping[str, Any],  # Any: YAML
+    seeds: Mapping[str, int],
+    inputs: Mapping[str, Path],
+    not_results: Collection[str] = NOT_RESULTS,
+    provenance_name: str = PROVENANCE,
+) -> RunPlan:
+    """Look whether a config may run in a folder, and hash its inputs; writes nothing.
+
+    ``config`` is the whole resolved config, ``inputs`` the files and folders that the run reads (each is hashed),
+    ``not_results`` dotted keys that cannot change the result. ValueError when the folder belongs to another config or
+    to other inputs, or when an input is not there.
+    """
+    plan = RunPlan(
+        folder=folder,
+        config=config,
+        config_sha256=config_sha256(config, not_results),
+        seeds=seeds,
+        inputs={name: {"path": place.as_posix(), "sha256": sha256_path(place)} for name, place in inputs.items()},
+        not_results=tuple(not_results),
+        provenance_path=folder / provenance_name,
+    )
+    plan.finished()
+    return plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,48 +173,16 @@ class Run:
         not_results: Collection[str] = NOT_RESULTS,
         provenance_name: str = PROVENANCE,
     ) -> Run:
-        """Claim a folder for a config, or continue what the same config began there.
-
-        ``config`` is the whole resolved config, ``inputs`` the files and folders that the run reads (each is hashed),
-        ``not_results`` dotted keys that cannot change the result. ValueError when the folder belongs to another config
-        or to other inputs, or when an input is not there.
-        """
-        path = folder / provenance_name
-        digest = config_sha256(config, not_results)
-        input_hashes = {
-            name: {"path": place.as_posix(), "sha256": sha256_path(place)} for name, place in inputs.items()
-        }
-        before = read_json(path) if path.is_file() else None
-        if before is not None:
-            _refuse_another(folder, before, config, not_results, digest, input_hashes)
-        now = _now()
-        provenance = {
-            "config": config,
-            "config_sha256": digest,
-            "inputs": input_hashes,
-            "seeds": dict(seeds),
-            "git": git_state(),
-            "versions": package_versions(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "command": sys.argv,
-            "device": device,
-            "world_size": world_size,
-            "started": now if before is None else before["started"],
-            "finished": None,
-            "wall_seconds": 0.0 if before is None else before["wall_seconds"],
-            "sessions": [*([] if before is None else before["sessions"]), {"started": now, "wall_seconds": None}],
-        }
-        if is_main:
-            write_json_atomic(path, provenance)
-        return cls(
-            folder=folder,
-            config_sha256=digest,
-            is_main=is_main,
-            provenance_path=path,
-            provenance=provenance,
-            started_seconds=time.monotonic(),
+        """``plan_run`` and ``RunPlan.open`` in one, for a program that has nothing to check in between."""
+        plan = plan_run(
+            folder,
+            config=config,
+            seeds=seeds,
+            inputs=inputs,
+            not_results=not_results,
+            provenance_name=provenance_name,
         )
+        return plan.open(is_main=is_main, device=device, world_size=world_size)
 
     def finish(self) -> None:
         """Write when the run ended and how long it took; the seconds of sessions that were killed are not known."""
@@ -153,7 +242,7 @@ def _refuse_another(
     """Raise ValueError when the folder's provenance is of another config or of other inputs."""
     cure = "choose another run_name, or remove the folder to start again"
     if before["config_sha256"] != digest:
-        old, new = (dict(_leaves(_results(tree, not_results))) for tree in (before["config"], config))
+        old, new = (dict(leaves(_results(tree, not_results))) for tree in (before["config"], config))
         changed = [key for key in {**old, **new} if old.get(key, "absent") != new.get(key, "absent")]
         shown = [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed]
         if len(shown) > MAX_DIFFERENCES_SHOWN:
@@ -165,16 +254,36 @@ def _refuse_another(
             raise ValueError(f"{folder} holds a run with another {name} ({entry['path']} has changed since); {cure}")
 
 
-def _leaves(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted keys and values of a nested config; an empty container is a value."""
     if isinstance(node, Mapping) and node:
         for name, value in node.items():
-            yield from _leaves(value, f"{prefix}.{name}" if prefix else str(name))
+            yield from leaves(value, f"{prefix}.{name}" if prefix else str(name))
     elif isinstance(node, list | tuple) and node:
         for index, value in enumerate(node):
-            yield from _leaves(value, f"{prefix}.{index}")
+            yield from leaves(value, f"{prefix}.{index}")
     else:
         yield prefix, node
+
+
+def check_place(folder: Path, *, needed_bytes: int) -> None:
+    """Raise ValueError when a run folder cannot be written to, or its disk has less than this free; leaves nothing."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"run_folder {folder} cannot be written to ({place}: {error.strerror}); set run_folder to another place"
+        ) from error
+    free = shutil.disk_usage(place).free
+    if free < needed_bytes:
+        raise ValueError(
+            f"run_folder {folder} needs about {needed_bytes / MEGABYTE:,.0f} MB for checkpoints and adapter, but its "
+            f"disk has {free / MEGABYTE:,.0f} MB free: make room, set run_folder, or lower train.keep_checkpoints"
+        )
 
 
 def git_state() -> dict[str, str | bool | None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evenhand.adapters import kohya_bytes
+from evenhand.adapters.kohya import kohya_bytes
 from evenhand.compose import Config, program
 from evenhand.files import atomic_path
 

@@ -103,9 +103,6 @@ def sd_epsilon(tiny_epsilon_folder: Path) -> LoadedStableDiffusion:
 @pytest.fixture
 def sdxl(tiny_sdxl_folder: Path) -> LoadedStableDiffusionXL:
     """The tiny SDXL base, loaded anew."""
-    import torch
+    from tests.tiny import load_sdxl
 
-    from evenhand.bases.sdxl import StableDiffusionXL
-
-    choice = StableDiffusionXL(name="tiny_sdxl", model=str(tiny_sdxl_folder), revision=None, variant=None)
-    return choice.load(device=torch.device("cpu"), dtype=torch.float32)
+    return load_sdxl(tiny_sdxl_folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from evenhand.compose import Config, build, compose_config
+from evenhand.compose import Config, compose_config
+from evenhand.construct import build
 from evenhand.paths import conf_folder, program_names, program_path
 
 CONF = conf_folder()
@@ -46,7 +48,7 @@ def composed(choice: Path) -> tuple[str, Config]:
 
 def primary_of(program: str) -> str:
     """The primary config that a program names: ``@program("train")``."""
-    (primary,) = re.findall(r'@program\("(\w+)"\)', program_path(program).read_text())
+    (primary,) = re.findall(r'@program\("(\w+)"', program_path(program).read_text())
     return str(primary)
 
 
@@ -128,7 +130,7 @@ def test_the_parts_of_programs_construct_without_torch() -> None:
     assert set(primaries) <= set(PRIMARIES)
     assert "train" in primaries
     code = (
-        "import sys; from evenhand.compose import build, compose_config\n"
+        "import sys; from evenhand.compose import compose_config; from evenhand.construct import build\n"
         "for primary in sys.argv[1:]:\n"
         "    for key, node in compose_config(primary).plain.items():\n"
         "        if '???' not in str(node): build(node, key=key)\n"
@@ -136,3 +138,33 @@ def test_the_parts_of_programs_construct_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *primaries], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+LAUNCHERS = sorted(
+    file.relative_to(CONF / "hydra") for kind in ("launcher", "sweeper") for file in (CONF / "hydra" / kind).glob("*")
+)
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
+@pytest.mark.parametrize("choice", LAUNCHERS, ids=str)
+def test_every_launcher_composes_where_its_plugin_is_installed(choice: Path) -> None:
+    """A key that the plugin does not know would be refused; without the plugin the message says what to install."""
+    plugin = choice.stem.split("_")[0].replace("slurm", "submitit")
+    done = subprocess.run(
+        [sys.executable, str(program_path("train/lora")), f"hydra/{choice.parent}={choice.stem}", "--cfg", "hydra"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not installed(f"hydra_plugins.hydra_{plugin}_{choice.parent}"):
+        assert done.returncode == 2
+        assert "pip install 'evenhand[sweeps]'" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert f"hydra_plugins.hydra_{plugin}_{choice.parent}" in done.stdout

@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "evenhand"
 PROGRAM_FOLDERS = ("train", "evaluate", "data_recipes", "scripts")
 LAYERS = (
-    {"__init__", "records", "seeds", "paths", "files"},
-    {"interfaces", "compose", "cache"},
-    {"bases", "captions", "readers", "scorers", "stats", "trackers", "run", "tinytown"},
+    {"__init__", "records", "seeds", "paths", "files", "construct", "processes"},
+    {"interfaces", "cache", "jobs"},
+    {"compose"},
+    {"bases", "captions", "readers", "scorers", "stats", "trackers", "run", "launch", "tinytown"},
     {"adapters", "data", "methods", "recipes", "evaluation"},
     {"training", "generation", "analysis"},
     {"report"},
-    {"honesty"},
+    {"honesty", "sweeps", "benchmark"},
     {"__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

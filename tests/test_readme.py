@@ -87,7 +87,9 @@ def ci_commands() -> set[str]:
 def program_of(command: str) -> str | None:
     """The program that a command starts, such as ``train/lora``."""
     for name in program_names():
-        if re.match(rf"(python |accelerate launch (-\S+ (\w+ )?)*)({name}\.py|-m evenhand {name})\b", command):
+        if re.match(
+            rf"(python |(accelerate launch|torchrun) (-\S+ (\w+ )?)*)({name}\.py|-m evenhand {name})\b", command
+        ):
             return name
         if re.match(rf"evenhand {name}\b", command):
             return name
@@ -105,6 +107,8 @@ def single_runs(overrides: list[str]) -> Iterator[list[str]]:
     for override in overrides:
         key, _, value = override.partition("=")
         values = [value] if value[:1] in ("[", "{", "'", '"') else value.split(",")
+        if interval := re.search(r"interval\(([^,]+),", value):
+            values = [interval[1]]  # what a search may try: its lower end
         choices.append([f"{key}={each}" for each in values])
     yield from (list(each) for each in itertools.product(*choices))
 
@@ -113,9 +117,10 @@ def compose_and_construct(command: str) -> None:
     """Compose each job of a program's command and construct its parts, as the program does before it loads anything."""
     name = program_of(command)
     assert name is not None, f"not a program of evenhand: {command}"
-    (primary,) = re.findall(r'@program\("(\w+)"\)', program_path(name).read_text())
+    (primary,) = re.findall(r'@program\("(\w+)"', program_path(name).read_text())
     for overrides in single_runs(overrides_of(command)):
-        config = compose_config(primary, overrides)
+        # what a launcher or sweeper of Hydra is told: tests/test_conf.py composes these where they are installed
+        config = compose_config(primary, [each for each in overrides if not each.startswith("hydra")])
         for key in config.plain:
             config.build(key)
 

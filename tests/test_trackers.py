@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evenhand.compose import build
+from evenhand.construct import build
 from evenhand.files import read_jsonl
 from evenhand.interfaces import Tracker
 from evenhand.trackers import (

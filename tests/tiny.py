@@ -15,14 +15,17 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from evenhand.adapters import Adapter
+from evenhand.adapters.lora import Adapter
 from evenhand.bases.sd import LoadedStableDiffusion, StableDiffusion
+from evenhand.bases.sdxl import LoadedStableDiffusionXL, StableDiffusionXL
 from evenhand.interfaces import SamplingSettings
 
 MAX_TOKENS = 77
 HIDDEN = 32
 LATENT_PX = 16
 IMAGE_PX = 64
+# What a base's constructor needs beside name and model.
+PLAIN: dict[str, Any] = {"revision": None, "variant": None, "zero_terminal_snr": False, "license": "apache-2.0"}
 WORDS = ("portrait", "mechanic", "female", "male", "of", "a", "doctor", "nurse", "with", "glasses")
 
 
@@ -162,7 +165,13 @@ def tiny_sdxl_pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: 
 
 def load_sd(folder: Path, *, name: str = "tiny") -> LoadedStableDiffusion:
     """The base of such a folder, on CPU."""
-    choice = StableDiffusion(name=name, model=str(folder), revision=None, variant=None)
+    choice = StableDiffusion(name=name, model=str(folder), **PLAIN)
+    return choice.load(device=torch.device("cpu"), dtype=torch.float32)
+
+
+def load_sdxl(folder: Path, *, name: str = "tiny_sdxl") -> LoadedStableDiffusionXL:
+    """The SDXL base of such a folder, on CPU."""
+    choice = StableDiffusionXL(name=name, model=str(folder), **PLAIN)
     return choice.load(device=torch.device("cpu"), dtype=torch.float32)
 
 

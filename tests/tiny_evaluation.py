@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from evenhand import adapters
+from evenhand.adapters import lora
+from evenhand.adapters.card import AdapterCard
+from evenhand.adapters.settings import LoraSettings
 from evenhand.bases.sd import LoadedStableDiffusion
 from evenhand.evaluation.plan import GenerationPlan, Plan, parse_plan
 from evenhand.files import sha256_file
@@ -39,27 +41,29 @@ def tiny_plan(base: LoadedStableDiffusion, adapter: Path) -> Plan:
 
 def saved_adapter(base: LoadedStableDiffusion, folder: Path, *, strength: float) -> Path:
     """An adapter whose B is ``strength`` times random numbers; at 0 it changes nothing."""
-    settings = adapters.LoraSettings(rank=2, alpha=2.0, targets="attention")
-    adapter = adapters.attach(base, settings, seed=0)
+    settings = LoraSettings(rank=2, alpha=2.0, targets="attention")
+    adapter = lora.attach(base, settings, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in adapter.parameters.items():
             if ".lora_B." in name:
                 parameter.copy_(strength * torch.randn(parameter.shape, generator=generator))
-    card = adapters.AdapterCard(
+    card = AdapterCard(
         name="test",
         base=base.name,
         base_model="tiny",
+        base_license="apache-2.0",
         method="none",
         steps=0,
         seed=0,
         concepts=(),
+        prompts=(),
         data_sha256="",
         config_sha256="",
         version="0",
     )
     file = adapter.save(folder, card)
-    adapters.detach(base)
+    lora.detach(base)
     return file
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from evenhand.data.batches import Batches
+from evenhand.data.encoded import encode_set
+from evenhand.data.images import ImageSettings
+from evenhand.data.rows import read_split
+from evenhand.interfaces import LoadedBase, TextEmbedding
 from tests.tiny import IMAGE_PX
 
 CONCEPTS = ("mechanic", "nurse", "doctor")
@@ -58,4 +65,37 @@ def _add(
             "seed": number,
             "license": "CC0-1.0",
         }
+    )
+
+
+IMAGES = ImageSettings(resolution_px=None, max_aspect=1.0, max_enlargement=2.0, encode_batch_size=8, shard_images=8)
+
+
+def tiny_batches(
+    base: LoadedBase,
+    data: Path,
+    cache_folder: Path,
+    *,
+    batch_size: int = 4,
+    preserve_batch_size: int = 0,
+    caption_dropout: float = 0.0,
+    images: ImageSettings = IMAGES,
+    embed_text: Callable[[Sequence[str]], TextEmbedding] | None = None,
+) -> Batches:
+    """Batches of such a set, with preserve rows unless ``preserve_batch_size`` is 0."""
+    train, preserve = (
+        encode_set(base, read_split(data, split), images=images, cache_folder=cache_folder)
+        for split in ("train", "preserve")
+    )
+    return Batches(
+        train=train,
+        preserve=preserve if preserve_batch_size else None,
+        batch_size=batch_size,
+        preserve_batch_size=preserve_batch_size,
+        caption_dropout=caption_dropout,
+        noise_offset=0.0,
+        num_train_timesteps=base.num_train_timesteps,
+        seed=0,
+        device=torch.device("cpu"),
+        embed_text=embed_text,
     )

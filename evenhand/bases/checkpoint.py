@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+RELEASED = "base {name}: its VAE and text encoders were released from memory, so it can no longer encode or make images"
 LORA_PARAMETER = re.compile(r"\.lora_[A-Za-z_]+\.")
 
 
@@ -35,14 +36,8 @@ def load_pipeline(
     ``class_name`` is that of diffusers; ``components`` are the parts to leave out or replace, as ``from_pretrained``
     takes them.
     """
-    path = model_path(model)
+    path = _existing(name, model)
     here = Path(path).is_dir()
-    if not here and not HUB_ID.fullmatch(path):
-        raise ValueError(
-            f"base {name}: model folder {path!r} does not exist (give a folder or a hub id, base.model=...)"
-        )
-    if here and not Path(path, "model_index.json").is_file():
-        raise ValueError(f"base {name}: {path} holds no model_index.json, so it is not a diffusers pipeline folder")
     try:
         index_path = Path(path, "model_index.json") if here else _downloaded(path, "model_index.json", revision)
         found = read_json(index_path)["_class_name"]
@@ -57,11 +52,40 @@ def load_pipeline(
                 path, revision=revision, variant=variant, dtype=dtype, use_safetensors=True, **components
             )
     except OSError as error:
-        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(_cannot_load(name, model, revision, variant, error)) from error
+
+
+def load_tokenizer(subfolder: str, *, name: str, model: str, revision: str | None) -> Any:  # Any: as load_pipeline
+    """A tokenizer of a pipeline without the rest of it; the same ValueErrors as ``load_pipeline``."""
+    path = _existing(name, model)
+    try:
+        with quiet_loading():
+            from transformers import CLIPTokenizer
+
+            return CLIPTokenizer.from_pretrained(path, subfolder=subfolder, revision=revision)
+    except OSError as error:
+        raise ValueError(_cannot_load(name, model, revision, None, error)) from error
+
+
+def _existing(name: str, model: str) -> str:
+    """Where a model is: a pipeline folder, or a hub id as it is."""
+    path = model_path(model)
+    here = Path(path).is_dir()
+    if not here and not HUB_ID.fullmatch(path):
         raise ValueError(
-            f"base {name}: cannot load {model!r} (revision {revision}, variant {variant}): {first_line} "
-            "(is it downloaded? a local pipeline folder works offline: base.model=<folder>)"
-        ) from error
+            f"base {name}: model folder {path!r} does not exist (give a folder or a hub id, base.model=...)"
+        )
+    if here and not Path(path, "model_index.json").is_file():
+        raise ValueError(f"base {name}: {path} holds no model_index.json, so it is not a diffusers pipeline folder")
+    return path
+
+
+def _cannot_load(name: str, model: str, revision: str | None, variant: str | None, error: OSError) -> str:
+    return (
+        f"base {name}: cannot load {model!r} (revision {revision}, variant {variant}): "
+        f"{str(error).strip().splitlines()[0]} "
+        "(is it downloaded? a local pipeline folder works offline: base.model=<folder>)"
+    )
 
 
 def _downloaded(hub_id: str, file_name: str, revision: str | None) -> Path:
@@ -153,3 +177,10 @@ def _settings(part: Any) -> dict[str, Any]:  # Any: a module, tokenizer or sched
     return {
         str(key): value for key, value in settings.items() if key not in NOT_IN_A_PART and not str(key).startswith("_")
     }
+
+
+def networks(pipeline: Any) -> dict[str, torch.nn.Module]:  # Any: diffusers has no types
+    """The networks that a pipeline holds, by name."""
+    import torch
+
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,33 @@ class NoiseSchedule:
 
     def _at(self, values_T: torch.Tensor, timesteps_B: torch.Tensor) -> torch.Tensor:
         return values_T[timesteps_B].view(-1, 1, 1, 1)
+
+
+def with_zero_terminal_snr(scheduler: Any, *, name: str) -> Any:  # Any: diffusers has no types
+    """A scheduler like this one, but with the last timestep at an SNR of 0 and the first sampled timestep there.
+
+    Lin et al. 2024 (arXiv 2305.08891), sections 3.1 and 3.3: the betas are rescaled, and sampling starts at the last
+    timestep (``trailing``). Where the base's own kind of scheduler cannot, DDIM takes its place, as in that paper.
+    ValueError for a base that predicts noise: at an SNR of 0 its target says nothing of the image (section 3.2).
+    """
+    from diffusers import DDIMScheduler
+
+    if scheduler.config.prediction_type != "v_prediction":
+        raise ValueError(
+            f"base {name} predicts {scheduler.config.prediction_type}, with which the last timestep cannot be noise "
+            "alone (base.zero_terminal_snr=false, or choose a base that predicts v)"
+        )
+    rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    scheduler_class: Any = type(scheduler)
+    if "rescale_betas_zero_snr" not in inspect.signature(scheduler_class.__init__).parameters:
+        scheduler_class = DDIMScheduler
+        rescaled["clip_sample"] = False  # DDIM's default would cut latents off at 1
+    return scheduler_class.from_config(scheduler.config, **rescaled)
+
+
+def has_zero_terminal_snr(scheduler: Any) -> bool:  # Any: diffusers has no types
+    """Whether the scheduler's last timestep is noise alone."""
+    return bool(scheduler.config.get("rescale_betas_zero_snr", False))
 
 
 def noise_schedule(scheduler_config: Any, *, device: torch.device) -> NoiseSchedule:  # Any: a diffusers FrozenDict

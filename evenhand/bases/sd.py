@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from evenhand.bases.checkpoint import freeze, load_pipeline, sampler_facts, weights_fingerprint
-from evenhand.bases.schedule import noise_schedule
-from evenhand.bases.text import check_lengths
+from evenhand.bases.checkpoint import RELEASED, freeze, load_pipeline, networks, sampler_facts, weights_fingerprint
+from evenhand.bases.schedule import has_zero_terminal_snr, noise_schedule, with_zero_terminal_snr
+from evenhand.bases.text import (
+    check_lengths,
+    check_stored_lengths,
+    checkpoint_gradients,
+    refuse_adapted,
+    text_lora_targets,
+)
 from evenhand.bases.unet import adapters_off, lora_targets, sample
 from evenhand.interfaces import GeneratedImage, LatentPosterior, SamplingSettings, TextEmbedding
 
@@ -17,13 +23,29 @@ if TYPE_CHECKING:
 
 
 class StableDiffusion:
-    """A base given by a pipeline folder, a packaged model or a hub id."""
+    """A base given by a pipeline folder, a packaged model or a hub id. ``license`` is that of its weights.
 
-    def __init__(self, *, name: str, model: str, revision: str | None, variant: str | None) -> None:
+    ``zero_terminal_snr`` rescales its schedule, in training and in sampling, so that it ends in noise alone.
+    """
+
+    def __init__(
+        self, *, name: str, model: str, revision: str | None, variant: str | None, license: str, zero_terminal_snr: bool
+    ) -> None:
         self.name = name
         self.model = model
         self.revision = revision
         self.variant = variant
+        self.license = license
+        self.zero_terminal_snr = zero_terminal_snr
+
+    def check_captions(self, captions: Sequence[str], *, where: str) -> None:
+        """ValueError for a caption of the file ``where`` that would be cut off, with its tokens counted.
+
+        Only what counts tokens is loaded.
+        """
+        check_stored_lengths(
+            captions, where=where, tokenizers=("tokenizer",), name=self.name, model=self.model, revision=self.revision
+        )
 
     def load(self, *, device: torch.device, dtype: torch.dtype) -> LoadedStableDiffusion:
         """The frozen base on ``device``; ValueError when it is not there. On CPU the weights are float32."""
@@ -39,7 +61,10 @@ class StableDiffusion:
             dtype=torch.float16 if dtype == torch.float16 else torch.float32,
             components={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
         )
-        return LoadedStableDiffusion(self.name, pipeline, device=device, dtype=dtype)
+        rescaled = self.zero_terminal_snr and not has_zero_terminal_snr(pipeline.scheduler)
+        if rescaled:
+            pipeline.scheduler = with_zero_terminal_snr(pipeline.scheduler, name=self.name)
+        return LoadedStableDiffusion(self.name, pipeline, device=device, dtype=dtype, rescaled=rescaled)
 
 
 class LoadedStableDiffusion:
@@ -52,6 +77,7 @@ class LoadedStableDiffusion:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        rescaled: bool = False,
     ) -> None:
         self.name = name
         self.fingerprint = weights_fingerprint(pipeline.unet)
@@ -61,28 +87,40 @@ class LoadedStableDiffusion:
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline = pipeline
         self.unet: torch.nn.Module = pipeline.unet
+        self.text_encoders: Mapping[str, torch.nn.Module] = {"text_encoder": pipeline.text_encoder}
         self.device = device
         self.dtype = dtype
         self.schedule = noise_schedule(pipeline.scheduler.config, device=device)
         self.prediction_type = self.schedule.prediction_type
+        self.zero_terminal_snr = rescaled
         self.num_train_timesteps = self.schedule.num_timesteps
         self.resolution_px = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        self.size_step_px = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
 
     def encode_text(self, captions: Sequence[str]) -> TextEmbedding:
-        """Embed captions; ValueError names a caption that is longer than the encoder reads, with its token count."""
+        """Embed captions without gradients, with whatever adapter is active on the text encoder.
+
+        ValueError names a caption that is longer than the encoder reads, with its token count.
+        """
         import torch
 
-        check_lengths(self.pipeline.tokenizer, captions)
         with torch.no_grad():
-            hidden_BLD, _ = self.pipeline.encode_prompt(
-                list(captions), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-            )
+            return self.embed_text(captions)
+
+    def embed_text(self, captions: Sequence[str]) -> TextEmbedding:
+        """As ``encode_text``, with gradients for the adapter on the text encoder."""
+        self._check_encoders()
+        check_lengths(self.pipeline.tokenizer, captions)
+        hidden_BLD, _ = self.pipeline.encode_prompt(
+            list(captions), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
         return TextEmbedding(hidden_BLD=hidden_BLD)
 
     def encode_images(self, pixels_BCHW: torch.Tensor) -> LatentPosterior:
         """Posterior of pixels in [-1, 1], in float32 and in the UNet's scale."""
         import torch
 
+        self._check_encoders()
         vae = self.pipeline.vae
         with torch.no_grad():
             posterior = vae.encode(pixels_BCHW.to(device=self.device, dtype=vae.dtype)).latent_dist
@@ -103,20 +141,53 @@ class LoadedStableDiffusion:
         """Signal-to-noise ratio of the forward process."""
         return self.schedule.snr(timesteps_B)
 
-    def denoise(self, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
-        """The UNet's prediction in float32, with whatever adapter is active."""
+    def denoise(
+        self,
+        noisy_BCHW: torch.Tensor,
+        timesteps_B: torch.Tensor,
+        text: TextEmbedding,
+        *,
+        size_B6: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The UNet's prediction in float32, with whatever adapter is active; it is not told the images' sizes."""
         prediction_BCHW: torch.Tensor = self.unet(
             noisy_BCHW.to(self.dtype), timesteps_B, text.hidden_BLD.to(self.dtype), return_dict=False
         )[0]
         return prediction_BCHW.float()
 
     def without_adapter(self) -> AbstractContextManager[None]:
-        """Inside, ``denoise`` predicts as the base does."""
-        return adapters_off(self.unet)
+        """Inside, text is embedded and ``denoise`` predicts as the base does."""
+        return adapters_off(self.unet, *self.text_encoders.values())
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations again in the backward pass: of the UNet, and of text encoders that are trained."""
+        self.pipeline.unet.enable_gradient_checkpointing()
+        for encoder in self.text_encoders.values():
+            if any(parameter.requires_grad for parameter in encoder.parameters()):
+                checkpoint_gradients(encoder)
+
+    def release_encoders(self) -> None:
+        """Let the VAE and the text encoder leave memory; what needs them raises ValueError from then on."""
+        refuse_adapted(self.text_encoders, name=self.name)
+        self.pipeline.vae, self.pipeline.text_encoder = None, None
+        self.text_encoders = {}
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The networks in memory, by their names in the pipeline."""
+        return networks(self.pipeline)
+
+    def _check_encoders(self) -> None:
+        if not self.text_encoders:
+            raise ValueError(RELEASED.format(name=self.name))
 
     def lora_targets(self, preset: str) -> list[str]:
         """Full names of the UNet modules of a preset; ValueError offers the presets."""
         return lora_targets(self.unet, preset)
+
+    def text_lora_targets(self, preset: str) -> dict[str, list[str]]:
+        """Full names of the text encoder's modules of a preset; ValueError offers the presets."""
+        self._check_encoders()
+        return text_lora_targets(self.text_encoders, preset)
 
     def sampler(self) -> dict[str, Any]:  # Any: JSON
         """What decides images beside weights, captions, seeds and settings: scheduler and each part's config."""
@@ -126,5 +197,6 @@ class LoadedStableDiffusion:
         self, captions: Sequence[str], seeds: Sequence[int], sampling: SamplingSettings
     ) -> list[GeneratedImage]:
         """One image for each (caption, seed), whose noise depends on its seed alone; one batch, in order."""
+        self._check_encoders()
         check_lengths(self.pipeline.tokenizer, captions)
         return sample(self.pipeline, captions, seeds, sampling)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from evenhand.bases.checkpoint import freeze, load_pipeline, sampler_facts, weights_fingerprint
-from evenhand.bases.schedule import noise_schedule
-from evenhand.bases.text import check_lengths
+from evenhand.bases.checkpoint import RELEASED, freeze, load_pipeline, networks, sampler_facts, weights_fingerprint
+from evenhand.bases.schedule import has_zero_terminal_snr, noise_schedule, with_zero_terminal_snr
+from evenhand.bases.text import (
+    check_lengths,
+    check_stored_lengths,
+    checkpoint_gradients,
+    refuse_adapted,
+    text_lora_targets,
+)
 from evenhand.bases.unet import adapters_off, lora_targets, sample
 from evenhand.interfaces import GeneratedImage, LatentPosterior, SamplingSettings, TextEmbedding
 
@@ -17,13 +23,34 @@ if TYPE_CHECKING:
 
 
 class StableDiffusionXL:
-    """A base given by a pipeline folder or a hub id."""
+    """A base given by a pipeline folder or a hub id. ``license`` is that of its weights.
 
-    def __init__(self, *, name: str, model: str, revision: str | None, variant: str | None) -> None:
+    ``zero_terminal_snr`` rescales its schedule, in training and in sampling, so that it ends in noise alone.
+    """
+
+    def __init__(
+        self, *, name: str, model: str, revision: str | None, variant: str | None, license: str, zero_terminal_snr: bool
+    ) -> None:
         self.name = name
         self.model = model
         self.revision = revision
         self.variant = variant
+        self.license = license
+        self.zero_terminal_snr = zero_terminal_snr
+
+    def check_captions(self, captions: Sequence[str], *, where: str) -> None:
+        """ValueError for a caption of the file ``where`` that would be cut off, with its tokens counted.
+
+        Only what counts tokens is loaded.
+        """
+        check_stored_lengths(
+            captions,
+            where=where,
+            tokenizers=("tokenizer", "tokenizer_2"),
+            name=self.name,
+            model=self.model,
+            revision=self.revision,
+        )
 
     def load(self, *, device: torch.device, dtype: torch.dtype) -> LoadedStableDiffusionXL:
         """The frozen base on ``device``; ValueError when it is not there. On CPU the weights are float32."""
@@ -39,7 +66,10 @@ class StableDiffusionXL:
             dtype=torch.float16 if dtype == torch.float16 else torch.float32,
             components={"add_watermarker": False},
         )
-        return LoadedStableDiffusionXL(self.name, pipeline, device=device, dtype=dtype)
+        rescaled = self.zero_terminal_snr and not has_zero_terminal_snr(pipeline.scheduler)
+        if rescaled:
+            pipeline.scheduler = with_zero_terminal_snr(pipeline.scheduler, name=self.name)
+        return LoadedStableDiffusionXL(self.name, pipeline, device=device, dtype=dtype, rescaled=rescaled)
 
 
 class LoadedStableDiffusionXL:
@@ -56,6 +86,7 @@ class LoadedStableDiffusionXL:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        rescaled: bool = False,
     ) -> None:
         import torch
 
@@ -69,23 +100,39 @@ class LoadedStableDiffusionXL:
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline = pipeline
         self.unet: torch.nn.Module = pipeline.unet
+        self.text_encoders: Mapping[str, torch.nn.Module] = {
+            "text_encoder": pipeline.text_encoder,
+            "text_encoder_2": pipeline.text_encoder_2,
+        }
         self.device = device
         self.dtype = dtype
         self.schedule = noise_schedule(pipeline.scheduler.config, device=device)
         self.prediction_type = self.schedule.prediction_type
+        self.zero_terminal_snr = rescaled
         self.num_train_timesteps = self.schedule.num_timesteps
         self.resolution_px = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        self.size_step_px = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
 
     def encode_text(self, captions: Sequence[str]) -> TextEmbedding:
-        """Embed captions; ValueError names a caption that is longer than the encoders read, with its token count."""
+        """Embed captions without gradients, with whatever adapter is active on the text encoders.
+
+        ValueError names a caption that is longer than the encoders read, with its token count.
+        """
         import torch
 
+        with torch.no_grad():
+            return self.embed_text(captions)
+
+    def embed_text(self, captions: Sequence[str]) -> TextEmbedding:
+        """As ``encode_text``, with gradients for the adapter on the text encoders."""
+        import torch
+
+        self._check_encoders()
         for tokenizer in (self.pipeline.tokenizer, self.pipeline.tokenizer_2):
             check_lengths(tokenizer, captions)
-        with torch.no_grad():
-            hidden_BLD, _, pooled_BD, _ = self.pipeline.encode_prompt(
-                list(captions), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-            )
+        hidden_BLD, _, pooled_BD, _ = self.pipeline.encode_prompt(
+            list(captions), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
         if self.pipeline.config.force_zeros_for_empty_prompt:
             kept_B = torch.tensor([caption != "" for caption in captions], device=self.device)
             hidden_BLD = hidden_BLD * kept_B[:, None, None]
@@ -96,6 +143,7 @@ class LoadedStableDiffusionXL:
         """Posterior of pixels in [-1, 1], in float32 and in the UNet's scale."""
         import torch
 
+        self._check_encoders()
         vae = self.pipeline.vae
         with torch.no_grad():
             posterior = vae.encode(pixels_BCHW.to(device=self.device, dtype=vae.dtype)).latent_dist
@@ -116,18 +164,28 @@ class LoadedStableDiffusionXL:
         """Signal-to-noise ratio of the forward process."""
         return self.schedule.snr(timesteps_B)
 
-    def denoise(self, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
-        """The UNet's prediction in float32, with whatever adapter is active, for an uncropped image of this size."""
-        import torch
+    def denoise(
+        self,
+        noisy_BCHW: torch.Tensor,
+        timesteps_B: torch.Tensor,
+        text: TextEmbedding,
+        *,
+        size_B6: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The UNet's prediction in float32, with whatever adapter is active.
 
+        ``size_B6`` is section 2.2 of the SDXL paper (arXiv 2307.01952), in pixels: original height and width, top and
+        left of the crop, target height and width; None says that the images are whole and of the latents' own size.
+        """
         if text.pooled_BD is None:
             raise ValueError("SDXL needs the pooled text embedding, got none (encode the captions with this base)")
-        height_px, width_px = (side * self.pipeline.vae_scale_factor for side in noisy_BCHW.shape[2:])
-        # original size, top left corner of the crop, target size: section 2.2 of the SDXL paper
-        size_6 = torch.tensor([height_px, width_px, 0, 0, height_px, width_px], dtype=self.dtype, device=self.device)
+        if size_B6 is None:
+            size_B6 = self._whole(noisy_BCHW)
+        elif size_B6.shape != (len(noisy_BCHW), 6):
+            raise ValueError(f"SDXL needs six sizes for each of {len(noisy_BCHW)} images, got {tuple(size_B6.shape)}")
         conditions = {
             "text_embeds": text.pooled_BD.to(self.dtype),
-            "time_ids": size_6.expand(len(noisy_BCHW), -1),
+            "time_ids": size_B6.to(self.device).float(),  # bf16 would round 1023 to 1024
         }
         prediction_BCHW: torch.Tensor = self.unet(
             noisy_BCHW.to(self.dtype),
@@ -138,13 +196,56 @@ class LoadedStableDiffusionXL:
         )[0]
         return prediction_BCHW.float()
 
+    def _whole(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """The sizes of images that were not cropped."""
+        import torch
+
+        height_px, width_px = (side * self.pipeline.vae_scale_factor for side in latents_BCHW.shape[2:])
+        size_6 = torch.tensor([height_px, width_px, 0, 0, height_px, width_px], device=self.device)
+        return size_6.expand(len(latents_BCHW), -1)
+
     def without_adapter(self) -> AbstractContextManager[None]:
-        """Inside, ``denoise`` predicts as the base does."""
-        return adapters_off(self.unet)
+        """Inside, text is embedded and ``denoise`` predicts as the base does."""
+        return adapters_off(self.unet, *self.text_encoders.values())
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations again in the backward pass: of the UNet, and of text encoders that are trained."""
+        self.pipeline.unet.enable_gradient_checkpointing()
+        for encoder in self.text_encoders.values():
+            if any(parameter.requires_grad for parameter in encoder.parameters()):
+                checkpoint_gradients(encoder)
+
+    def release_encoders(self) -> None:
+        """Let the VAE and the text encoders leave memory; what needs them raises ValueError from then on."""
+        refuse_adapted(self.text_encoders, name=self.name)
+        self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.text_encoder_2 = None, None, None
+        self.text_encoders = {}
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The networks in memory, by their names in the pipeline."""
+        return networks(self.pipeline)
+
+    def _check_encoders(self) -> None:
+        if not self.text_encoders:
+            raise ValueError(RELEASED.format(name=self.name))
 
     def lora_targets(self, preset: str) -> list[str]:
         """Full names of the UNet modules of a preset; ValueError offers the presets."""
         return lora_targets(self.unet, preset)
+
+    def text_lora_targets(self, preset: str) -> dict[str, list[str]]:
+        """Full names of each text encoder's modules of a preset; ValueError offers the presets.
+
+        SDXL reads both encoders one layer before the end, and the pooled embedding at the end of the second: the last
+        layer of the first one changes nothing, and is left out.
+        """
+        self._check_encoders()
+        found = text_lora_targets(self.text_encoders, preset)
+        unread = f"layers.{self.pipeline.text_encoder.config.num_hidden_layers - 1}."
+        return {
+            name: [module for module in modules if name != "text_encoder" or unread not in module]
+            for name, modules in found.items()
+        }
 
     def sampler(self) -> dict[str, Any]:  # Any: JSON
         """What decides images beside weights, captions, seeds and settings: scheduler and each part's config."""
@@ -154,6 +255,7 @@ class LoadedStableDiffusionXL:
         self, captions: Sequence[str], seeds: Sequence[int], sampling: SamplingSettings
     ) -> list[GeneratedImage]:
         """One image for each (caption, seed), whose noise depends on its seed alone; one batch, in order."""
+        self._check_encoders()
         for tokenizer in (self.pipeline.tokenizer, self.pipeline.tokenizer_2):
             check_lengths(tokenizer, captions)
         return sample(self.pipeline, captions, seeds, sampling)

@@ -46,15 +46,15 @@ def _is_layer(module: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def adapters_off(unet: torch.nn.Module) -> Iterator[None]:
-    """Inside, the UNet predicts as if no adapter were attached; the flags of before come back at the end.
+def adapters_off(*parts: torch.nn.Module) -> Iterator[None]:
+    """Inside, UNet or text encoders compute as if no adapter were attached; the flags of before come back at the end.
 
     PEFT's own ``enable_adapters`` also switches ``requires_grad`` of every parameter, twice a step. Its flag alone
     does what is needed; it is private, so it is touched nowhere else.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer)]
     before = [layer._disable_adapters for layer in layers]
     for layer in layers:
         layer._disable_adapters = True

@@ -75,6 +75,18 @@ def write_captions(folder: Path, captions: Mapping[str, Iterable[str]]) -> Path:
     return path
 
 
+def merge_captions(adapters: Iterable[Path], to: Path) -> None:
+    """Store what several adapters were trained on beside the one that was made of them, if it is known of all."""
+    files = [adapter / CAPTIONS_FILE for adapter in adapters]
+    if not all(file.is_file() for file in files):
+        return
+    texts: dict[str, list[str]] = {}
+    for file in files:
+        for split, captions in read_json(file).items():
+            texts.setdefault(split, []).extend(captions)
+    write_captions(to, texts)
+
+
 def training_captions(adapter: Path, given: Path | None = None) -> TrainingCaptions | None:
     """The captions that an adapter was trained on; None where nothing tells them.
 

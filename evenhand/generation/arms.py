@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from evenhand import adapters
+from evenhand.adapters import lora
+from evenhand.adapters.file import WEIGHTS_NAME
 from evenhand.evaluation.folder import (
     IMAGES_FILE,
     all_arms,
@@ -194,10 +195,10 @@ def generate_arms(
         if arm == work.plan.arms[0]:
             num_made += generate_arm(work, base, arm=arm, num_rounds=num_rounds, rank=rank, num_ranks=num_ranks)
             continue
-        adapters.load(base, work.adapter, check_base=work.check_base)
-        with adapters.scaled(base, scale):
+        lora.load(base, work.adapter, check_base=work.check_base)
+        with lora.scaled(base, scale):
             num_made += generate_arm(work, base, arm=arm, num_rounds=num_rounds, rank=rank, num_ranks=num_ranks)
-        adapters.detach(base)
+        lora.detach(base)
     return num_made
 
 
@@ -227,7 +228,7 @@ def pair_key(record: ImageRecord) -> tuple[str, int]:
 
 def adapter_file(path: Path) -> Path:
     """The weights of an adapter folder or file; ValueError when there are none."""
-    file = path / adapters.WEIGHTS_NAME if path.is_dir() else path
+    file = path / WEIGHTS_NAME if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"adapter not found: {file} does not exist (adapter=<the folder that training wrote>)")
     return file

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from evenhand import adapters
+from evenhand.adapters import lora
 from evenhand.evaluation.folder import all_arms, image_path
 from evenhand.generation import base_arms
 from evenhand.generation.arms import ImageBatch, Work, batches, generate_arm, sampling_of, unfinished_batches
@@ -82,8 +82,8 @@ def check_adapter(work: Work, base: LoadedBase) -> float:
     comes out bit for bit, whether it was made now, before, or comes from the cache. ``base`` has no adapter, before
     and after.
     """
-    adapters.load(base, work.adapter, check_base=work.check_base)
-    adapters.detach(base)
+    lora.load(base, work.adapter, check_base=work.check_base)
+    lora.detach(base)
     base_arm = work.plan.arms[0]
     batch = batches(work.plan, base_arm)[0]
     num_batches = len(batches(work.plan, base_arm))
@@ -93,12 +93,12 @@ def check_adapter(work: Work, base: LoadedBase) -> float:
     for prompt, seed in batch.images:
         with Image.open(work.folder / image_path(base_arm, prompt.id, seed)) as image:
             before.append(image.convert("RGB"))
-    adapters.load(base, work.adapter, check_base=work.check_base)
+    lora.load(base, work.adapter, check_base=work.check_base)
     started = time.monotonic()
-    with adapters.scaled(base, 0.0):
+    with lora.scaled(base, 0.0):
         after = [made.image for made in batch.make(base, sampling_of(work.plan))]
     seconds = time.monotonic() - started
-    adapters.detach(base)
+    lora.detach(base)
     require_identity(before, after)
     return seconds
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import evenhand
 from evenhand.cache import open_cache
-from evenhand.compose import closest
+from evenhand.construct import closest
 from evenhand.files import sha256_file, sha256_json, write_json_atomic
 from evenhand.honesty import calibration, claims, plumbing, quality, reader_errors, recompute, sights, traps, verdicts
 from evenhand.honesty.bench import Bench

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evenhand import adapters
+from evenhand.adapters import lora
 from evenhand.analysis.results import RESULTS_FILE, Results
 from evenhand.bases.sd import LoadedStableDiffusion
 from evenhand.evaluation.folder import IMAGES_FILE, load_images, planned_images
@@ -55,13 +55,13 @@ def check_null_adapter(bench: Bench) -> Outcome:
         return [made.image.tobytes() for made in batch.make(base, sampling)]
 
     before = pixels()
-    adapters.load(base, strong)
+    lora.load(base, strong)
     active = pixels()
-    with adapters.scaled(base, 0.0):
+    with lora.scaled(base, 0.0):
         scaled = pixels()
     with base.without_adapter():
         without = pixels()
-    adapters.detach(base)
+    lora.detach(base)
     words = [verdict.verdict for verdict in results.verdicts if verdict.arm == SHIFT]
     return Outcome(
         figures=(
@@ -104,10 +104,10 @@ def check_no_fuse(bench: Bench) -> Outcome:
     before = exact_sha256(unet)
     evaluate(folder / "run", base, adapter, small_plan(base, adapter))
     after = exact_sha256(unet) == before
-    adapters.load(base, adapter)
+    lora.load(base, adapter)
     unet.fuse_lora()
     unet.unfuse_lora()
-    adapters.detach(base)
+    lora.detach(base)
     fused = exact_sha256(unet) == before
     return Outcome(
         figures=(
@@ -318,12 +318,12 @@ def check_loads_or_fails(bench: Bench) -> Outcome:
     for label, wrong in broken.items():
         path = folder / f"{label}.safetensors"
         save_file(wrong, path, metadata=header)
-        message = refusal(lambda path=path: adapters.load(base, path))  # type: ignore[misc]  # binds the loop's path
-        adapters.detach(base)
+        message = refusal(lambda path=path: lora.load(base, path))  # type: ignore[misc]  # binds the loop's path
+        lora.detach(base)
         figures.append(true(f"{label}: refused", message is not None))
     figures.append(true("made for another base: refused", _on_another_base(base, adapter) is not None))
-    figures.append(true("control: the right one loads", refusal(lambda: adapters.load(base, adapter)) is None))
-    adapters.detach(base)
+    figures.append(true("control: the right one loads", refusal(lambda: lora.load(base, adapter)) is None))
+    lora.detach(base)
     return Outcome(figures=tuple(figures))
 
 
@@ -332,7 +332,7 @@ def _on_another_base(base: LoadedStableDiffusion, adapter: Path) -> str | None:
     fingerprint = base.fingerprint
     base.fingerprint = "0" * len(fingerprint)
     try:
-        return refusal(lambda: adapters.load(base, adapter))
+        return refusal(lambda: lora.load(base, adapter))
     finally:
         base.fingerprint = fingerprint
-        adapters.detach(base)
+        lora.detach(base)

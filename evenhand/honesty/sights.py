@@ -13,7 +13,7 @@ import yaml
 from PIL import Image, ImageDraw, ImageOps
 
 from evenhand.analysis.results import analyse
-from evenhand.compose import build
+from evenhand.construct import build
 from evenhand.evaluation.folder import Similarity
 from evenhand.evaluation.reading import PIXEL_MEASURE, UNRELATED_SUITE, pixel_similarity
 from evenhand.honesty.bench import Bench

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenhand import adapters
-from evenhand.adapters import AdapterCard, LoraSettings
+from evenhand.adapters import lora
+from evenhand.adapters.card import AdapterCard
+from evenhand.adapters.settings import LoraSettings
 from evenhand.analysis.results import Results, analyse_folder, write_results
 from evenhand.bases.sd import LoadedStableDiffusion, StableDiffusion
 from evenhand.evaluation.plan import GenerationPlan, Plan, freeze_plan
@@ -33,7 +34,9 @@ def small_base() -> LoadedStableDiffusion:
     """The embedded base on CPU."""
     import torch
 
-    choice = StableDiffusion(name="tinytown", model=BASE_MODEL, revision=None, variant=None)
+    choice = StableDiffusion(
+        name="tinytown", model=BASE_MODEL, revision=None, variant=None, license="apache-2.0", zero_terminal_snr=False
+    )
     return choice.load(device=torch.device("cpu"), dtype=torch.float32)
 
 
@@ -53,7 +56,7 @@ def save_adapter(base: LoadedStableDiffusion, folder: Path, *, strength: float, 
     """An adapter of rank 2 with random weights times ``strength`` in its second factor: 0 changes nothing."""
     import torch
 
-    adapter = adapters.attach(base, LoraSettings(rank=2, alpha=2.0, targets="cross_attention_kv"), seed=seed)
+    adapter = lora.attach(base, LoraSettings(rank=2, alpha=2.0, targets="cross_attention_kv"), seed=seed)
     tensors: dict[str, torch.Tensor] = adapter.tensors()
     for name, tensor in tensors.items():
         if ".lora_B." in name:
@@ -64,16 +67,18 @@ def save_adapter(base: LoadedStableDiffusion, folder: Path, *, strength: float, 
         name="selftest",
         base=base.name,
         base_model=BASE_MODEL,
+        base_license="apache-2.0",
         method="none",
         steps=0,
         seed=seed,
         concepts=(),
+        prompts=(),
         data_sha256="",
         config_sha256="",
         version="0",
     )
     path = adapter.save(folder, card)
-    adapters.detach(base)
+    lora.detach(base)
     return path
 
 

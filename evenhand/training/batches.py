@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenhand.data import Batches, encode_set
-from evenhand.interfaces import LoadedBase
-from evenhand.records import Example
+from evenhand.data.batches import Batches
+from evenhand.data.encoded import encode_set
+from evenhand.data.images import ImageSettings
+from evenhand.data.rows import Split
+from evenhand.interfaces import LoadedBase, TextEmbedding
 from evenhand.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -17,26 +19,29 @@ if TYPE_CHECKING:
 
 def make_batches(
     base: LoadedBase,
-    examples: Mapping[str, Sequence[Example]],
-    data: Path,
+    splits: Mapping[str, Split],
     *,
     settings: TrainSettings,
+    images: ImageSettings,
     cache_folder: Path,
     seed: int,
     accelerator: Accelerator,
+    embed_text: Callable[[Sequence[str]], TextEmbedding] | None = None,
 ) -> Batches:
-    """Batches of the ``train`` rows, and of the ``preserve`` rows where ``examples`` has them."""
+    """Batches of the ``train`` rows, and of the ``preserve`` rows where ``splits`` has them.
+
+    From here on the VAE is not needed, and the text encoders only where ``embed_text`` trains them.
+    """
     encoded = {
-        split: encode_set(
+        name: encode_set(
             base,
-            rows,
-            data / split,
-            resolution_px=settings.resolution_px or base.resolution_px,
-            batch_size=settings.encode_batch_size,
+            split,
+            images=images,
             cache_folder=cache_folder,
-            is_main=accelerator.is_main_process,
+            rank=accelerator.process_index,
+            num_ranks=accelerator.num_processes,
         )
-        for split, rows in examples.items()
+        for name, split in splits.items()
     }
     return Batches(
         train=encoded["train"],
@@ -44,7 +49,9 @@ def make_batches(
         batch_size=settings.batch_size,
         preserve_batch_size=settings.preserve_batch_size,
         caption_dropout=settings.caption_dropout,
+        noise_offset=settings.noise_offset,
         num_train_timesteps=base.num_train_timesteps,
         seed=seed,
         device=accelerator.device,
+        embed_text=embed_text,
     )

@@ -7,14 +7,15 @@ Numbers of parameters are those that the model cards and diffusers' documentatio
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from evenhand.adapters import Adapter, LoraSettings, attach
+from evenhand.adapters.lora import Adapter, attach
+from evenhand.adapters.settings import LoraSettings
 from evenhand.bases.unet import adapters_off, lora_targets
 
 SD15: dict[str, Any] = {
@@ -67,6 +68,7 @@ class Shell:
     unet: torch.nn.Module
     name: str = "shell"
     fingerprint: str = ""
+    text_encoders: dict[str, torch.nn.Module] = field(default_factory=dict)
 
     def lora_targets(self, preset: str) -> list[str]:
         return lora_targets(self.unet, preset)

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from evenhand.bases.checkpoint import weights_fingerprint
 from evenhand.bases.sd import LoadedStableDiffusion, StableDiffusion
-from tests.tiny import IMAGE_PX, LATENT_PX, load_sd, sampling, tiny_pipeline
+from tests.tiny import IMAGE_PX, LATENT_PX, PLAIN, load_sd, sampling, tiny_pipeline
 
 CAPTIONS = ["a portrait of a mechanic", "a portrait of a nurse", ""]
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def pixels(image: object) -> np.ndarray:
 
 
 def load(model: str, name: str = "mine") -> LoadedStableDiffusion:
-    return StableDiffusion(name=name, model=model, revision=None, variant=None).load(device=CPU, dtype=torch.float32)
+    return StableDiffusion(name=name, model=model, **PLAIN).load(device=CPU, dtype=torch.float32)
 
 
 def test_an_image_equals_that_of_the_stock_pipeline_with_a_generator_of_the_same_seed(sd, tiny_folder) -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 
-from evenhand.adapters import LoraSettings, attach, detach, load
+from evenhand.adapters.lora import attach, detach, load
+from evenhand.adapters.settings import LoraSettings
 from evenhand.bases.unet import PRESETS
-from evenhand.compose import build
+from evenhand.construct import build
 from evenhand.paths import conf_folder
-from tests.test_adapters import CARD
+from tests.adapters.test_lora import CARD
 from tests.tiny import LATENT_PX, randomize, sampling
 
 FILES = sorted((conf_folder() / "base").glob("*.yaml"))

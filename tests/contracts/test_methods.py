@@ -6,12 +6,14 @@ import pytest
 import torch
 import yaml
 
-from evenhand.adapters import LoraSettings, attach
+from evenhand.adapters.lora import attach
+from evenhand.adapters.settings import LoraSettings
 from evenhand.bases.checkpoint import weights_fingerprint
-from evenhand.compose import build
-from evenhand.data import Batches, encode_set, read_examples
+from evenhand.construct import build
+from evenhand.data.batches import Batches
 from evenhand.paths import conf_folder
-from tests.tiny import IMAGE_PX, randomize
+from tests.tiny import randomize
+from tests.tiny_set import tiny_batches
 
 FILES = sorted((conf_folder() / "method").glob("*.yaml"))
 
@@ -32,28 +34,8 @@ def adapted(sd):
 
 @pytest.fixture
 def batches(sd, method, tiny_set_folder, tmp_path) -> Batches:
-    encoded = {
-        split: encode_set(
-            sd,
-            read_examples(tiny_set_folder, split),
-            tiny_set_folder / split,
-            resolution_px=IMAGE_PX,
-            batch_size=8,
-            cache_folder=tmp_path,
-            is_main=True,
-        )
-        for split in ("train", "preserve")
-    }
-    return Batches(
-        train=encoded["train"],
-        preserve=encoded["preserve"] if method.uses_preserve else None,
-        batch_size=4,
-        preserve_batch_size=4 if method.uses_preserve else 0,
-        caption_dropout=0.0,
-        num_train_timesteps=sd.num_train_timesteps,
-        seed=0,
-        device=torch.device("cpu"),
-    )
+    kept = 4 if method.uses_preserve else 0
+    return tiny_batches(sd, tiny_set_folder, tmp_path, preserve_batch_size=kept)
 
 
 def test_the_loss_is_a_finite_scalar_with_detached_parts(method, adapted, batches) -> None:

@@ -17,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from evenhand.compose import build
+from evenhand.construct import build
 from evenhand.interfaces import LoadedReader, Reader
 from evenhand.paths import PACKAGED, conf_folder, model_path
 from tests.tiny_readers import save_chat, save_classifier, save_clip, save_siglip

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from evenhand.compose import build, compose_config
+from evenhand.compose import compose_config
+from evenhand.construct import build
 from evenhand.paths import conf_folder
 from evenhand.recipes.certificate import certify
 from evenhand.recipes.curated_set import write_metadata

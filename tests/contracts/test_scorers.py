@@ -16,7 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
-from evenhand.compose import build
+from evenhand.construct import build
 from evenhand.interfaces import LoadedScorer, Scorer
 from evenhand.paths import PACKAGED, conf_folder
 from evenhand.tinytown.world import tinytown

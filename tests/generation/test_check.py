@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from evenhand import adapters
+from evenhand.adapters import lora
 from evenhand.bases.sd import LoadedStableDiffusion
 from evenhand.files import sha256_file
 from evenhand.generation.arms import Work, generate_arms
@@ -52,7 +52,7 @@ def test_a_difference_in_one_pixel_is_found() -> None:
 def test_an_adapter_that_is_fused_into_the_base_is_found(sd: LoadedStableDiffusion, work: Work) -> None:
     """The base's images were made before; then somebody fused the adapter into the base's weights."""
     generate_arms(work, sd, arms=["base"])
-    adapters.load(sd, work.adapter)
+    lora.load(sd, work.adapter)
     sd.unet.fuse_lora()
     sd.unet.unload_lora()
     with pytest.raises(ValueError, match="with the adapter at scale 0, image 0 of the plan is not the base's"):

@@ -15,6 +15,7 @@ import pytest
 from evenhand.bases.sd import LoadedStableDiffusion, StableDiffusion
 from evenhand.generation.arms import Work, finish_images, generate_arms
 from evenhand.generation.processes import Crew, best_number
+from tests.tiny import PLAIN
 from tests.tiny_evaluation import saved_adapter, tiny_plan
 
 
@@ -31,7 +32,7 @@ def test_the_number_of_processes_fits_cores_memory_and_work(monkeypatch: pytest.
 
 
 def crew(work: Work, base: LoadedStableDiffusion, folder: Path, *, num_processes: int, num_ranks: int = 1) -> Crew:
-    choice = StableDiffusion(name=base.name, model=str(folder), revision=None, variant=None)
+    choice = StableDiffusion(name=base.name, model=str(folder), **PLAIN)
     return Crew(work, base, choice, num_processes=num_processes, num_threads=1, rank=0, num_ranks=num_ranks)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evenhand import adapters
+from evenhand.adapters import lora
 from evenhand.analysis.results import Results
 from evenhand.files import sha256_json
 from evenhand.honesty import checks, sights, small_run, traps
@@ -169,7 +169,7 @@ def lenient_load(base: Any, path: Path, **more: Any) -> Any:
         return LOAD(base, path, **more)
 
 
-LOAD = adapters.load
+LOAD = lora.load
 
 
 def key_of_prompts(plan: Any, images: Sequence[Any]) -> str:
@@ -224,13 +224,13 @@ BROKEN: list[tuple[str, str, Patch]] = [
     ("overshoot", "called improved", (ANALYSIS, broken(verdict("improved")))),
     ("plan-freeze", "old results rendered", ("evenhand.report.render.refuse_another_plan", lambda folder: None)),
     ("recompute", "a millionth off", ("evenhand.analysis.results.analyse", broken(estimates(["gap"], moved(1e-6))))),
-    ("null-adapter", "scale ignored", ("evenhand.adapters.scaled", unscaled)),
+    ("null-adapter", "scale ignored", ("evenhand.adapters.lora.scaled", unscaled)),
     ("no-fuse", "weights drift", ("evenhand.honesty.plumbing.evaluate", perturbed)),
     ("same-batches", "any plan fits a folder", ("evenhand.honesty.plumbing.freeze_plan", lambda plan, folder: "")),
     ("resume", "nothing was killed", ("evenhand.honesty.plumbing._killed_at", lambda *args: False)),
     ("cache-key", "key of prompts and seeds only", ("evenhand.honesty.plumbing.batch_key", key_of_prompts)),
     ("offline", "phones home", ("evenhand.honesty.plumbing.small_base", phones_home)),
-    ("loads-or-fails", "what fits is loaded", ("evenhand.honesty.plumbing.adapters.load", lenient_load)),
+    ("loads-or-fails", "what fits is loaded", ("evenhand.honesty.plumbing.lora.load", lenient_load)),
 ]
 
 

@@ -154,6 +154,16 @@ def test_the_same_command_on_a_finished_run_writes_the_same_bytes(trained, tiny_
     assert [file.read_bytes() for file in files] == before
 
 
+def test_a_finished_run_returns_before_torch_is_imported(trained, tiny_folder, tiny_set_folder) -> None:
+    launcher = ["-X", "importtime"]
+    arguments = command(tiny_folder, tiny_set_folder, "run_name=straight", launcher=launcher)
+    code, out, err = run(arguments, trained.parents[2])
+    assert (code, out.count("adapter: ")) == (0, 1)
+    imported = {line.rpartition("|")[2].strip() for line in err.splitlines() if line.startswith("import time:")}
+    assert "numpy" in imported
+    assert imported & {"torch", "diffusers", "transformers", "accelerate"} == set()
+
+
 def test_an_adapter_is_exported_for_other_programs_in_one_command(trained, tmp_path) -> None:
     script = str(Path(PROGRAM).parents[1] / "scripts" / "export_adapter.py")
     arguments = [sys.executable, script, f"adapter={trained / 'adapter'}", "to=out.safetensors"]

@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image, ImageDraw
 
-from evenhand.compose import build
+from evenhand.construct import build
 from evenhand.paths import conf_folder
 from evenhand.readers.face_detector import Face, FaceDetector
 from evenhand.readers.faces import Faces, Head, LoadedFaces, upright

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from evenhand.compose import build
+from evenhand.construct import build
 from evenhand.paths import conf_folder, model_path
 from evenhand.readers.zero_shot import LoadedZeroShot, Phrases, ZeroShot
 from evenhand.tinytown.renders import HELDOUT_SEED

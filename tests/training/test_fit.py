@@ -1,128 +1,33 @@
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import signal
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from evenhand.adapters import Adapter, LoraSettings, attach
 from evenhand.bases.checkpoint import weights_fingerprint
-from evenhand.data import Batches, encode_set, read_examples
-from evenhand.methods.curated import Curated
-from evenhand.training.fit import FitResult, fit, start_accelerator
-from evenhand.training.settings import AdamW, TrainSettings
-from evenhand.training.state import latest_checkpoint
-from tests.tiny import IMAGE_PX, load_sd
-
-CONFIG = "c" * 64
-SETTINGS = {
-    "steps": 6,
-    "batch_size": 4,
-    "preserve_batch_size": 2,
-    "grad_accumulation": 1,
-    "max_grad_norm": 1.0,
-    "caption_dropout": 0.1,
-    "mixed_precision": "no",
-    "gradient_checkpointing": False,
-    "resolution_px": None,
-    "encode_batch_size": 8,
-    "log_every_steps": 2,
-    "checkpoint_every_steps": 3,
-    "keep_checkpoints": 4,
-}
-
-
-class Remember:
-    """A tracker that keeps its lines, and calls ``then`` after each."""
-
-    def __init__(self, then=None) -> None:
-        self.lines: dict[int, dict[str, float]] = {}
-        self.then = then
-
-    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        self.lines[step] = dict(metrics)
-        if self.then is not None:
-            self.then(step)
-
-    def close(self) -> None:
-        pass
-
-
-class Stage:
-    """Everything that one training needs, on a base that is loaded anew."""
-
-    def __init__(self, tiny_folder: Path, data: Path, tmp_path: Path, **changes: object) -> None:
-        rate = changes.pop("learning_rate", 1e-3)
-        self.settings = TrainSettings(**{**SETTINGS, **changes})
-        self.base = load_sd(tiny_folder)
-        self.adapter: Adapter = attach(self.base, LoraSettings(rank=2, alpha=2.0, targets="attention"), seed=0)
-        self.accelerator: Accelerator = start_accelerator("no")
-        self.optim = AdamW(
-            learning_rate=rate, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, schedule="cosine", warmup_steps=2
-        )
-        encoded = {
-            split: encode_set(
-                self.base,
-                read_examples(data, split),
-                data / split,
-                resolution_px=IMAGE_PX,
-                batch_size=8,
-                cache_folder=tmp_path / "cache",
-                is_main=True,
-            )
-            for split in ("train", "preserve")
-        }
-        self.batches = Batches(
-            train=encoded["train"],
-            preserve=encoded["preserve"],
-            batch_size=self.settings.batch_size,
-            preserve_batch_size=self.settings.preserve_batch_size,
-            caption_dropout=self.settings.caption_dropout,
-            num_train_timesteps=1000,
-            seed=0,
-            device=torch.device("cpu"),
-        )
-
-    def run(self, folder: Path, tracker: Remember | None = None, *, resume: bool = False) -> FitResult:
-        return fit(
-            self.base,
-            self.adapter,
-            Curated(preserve_weight=1.0, min_snr_gamma=None),
-            self.batches,
-            settings=self.settings,
-            optim=self.optim,
-            accelerator=self.accelerator,
-            tracker=tracker or Remember(),
-            folder=folder,
-            config_sha256=CONFIG,
-            resume=latest_checkpoint(folder, config_sha256=CONFIG) if resume else None,
-        )
+from tests.tiny_training import Remember, Stage, curated, equal
 
 
 @pytest.fixture
 def stage(tiny_folder, tiny_set_folder, tmp_path):
-    return lambda **changes: Stage(tiny_folder, tiny_set_folder, tmp_path, **changes)
-
-
-def equal(first: Adapter, second: Adapter) -> bool:
-    one, two = first.tensors(), second.tensors()
-    return all(torch.equal(one[name], two[name]) for name in one)
+    return lambda **changes: Stage(tiny_folder, tiny_set_folder, tmp_path / "cache", **changes)
 
 
 def test_training_lowers_the_loss_of_the_same_batches_and_leaves_the_base_bit_for_bit(stage, tmp_path) -> None:
     long = stage(steps=24, learning_rate=2e-2, log_every_steps=8, checkpoint_every_steps=24)
-    method = Curated(preserve_weight=1.0, min_snr_gamma=None)
+    method = curated()
 
     def loss() -> float:
         with torch.no_grad():
             return sum(method.loss(long.base, long.batches.at(step)).total.item() for step in range(4)) / 4
 
     before, tracker = loss(), Remember()
-    result = long.run(tmp_path / "checkpoints", tracker)
+    result = long.run(tmp_path / "run", tracker)
     assert loss() < 0.98 * before  # the rest is noise that the frozen random head cannot predict
     assert result.finished
     assert list(tracker.lines) == [8, 16, 24]
@@ -160,9 +65,9 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_adapter_and_metrics(sta
 
 def test_a_finished_run_only_gives_its_result_again(stage, tmp_path) -> None:
     first = stage()
-    result = first.run(tmp_path / "checkpoints")
+    result = first.run(tmp_path / "run")
     again, tracker = stage(), Remember()
-    assert again.run(tmp_path / "checkpoints", tracker, resume=True) == result
+    assert again.run(tmp_path / "run", tracker, resume=True) == result
     assert tracker.lines == {}
     assert equal(first.adapter, again.adapter)
 
@@ -211,19 +116,72 @@ def test_the_logged_rate_is_that_of_the_schedule(stage, tmp_path) -> None:
     assert [line["learning_rate"] for line in tracker.lines.values()] == [one.optim.rate_at(k, 6) for k in range(6)]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_writes_no_checkpoint(stage, tmp_path) -> None:
-    broken = stage()
-    object.__setattr__(broken.batches.train, "mean_NCHW", torch.full_like(broken.batches.train.mean_NCHW, torch.nan))
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 2"):
-        broken.run(tmp_path / "checkpoints")
-    assert not (tmp_path / "checkpoints").exists()
-
-
 def test_the_signal_handler_of_before_is_put_back(stage, tmp_path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     stage(steps=1, log_every_steps=1).run(tmp_path)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_jobs_of_a_sweep_may_differ_in_precision_within_one_process() -> None:
-    assert [start_accelerator(precision).mixed_precision for precision in ("no", "bf16", "no")] == ["no", "bf16", "no"]
+def test_every_adapter_weight_gets_a_gradient_and_moves_with_checkpointing_on_and_off(
+    stage, tmp_path, monkeypatch
+) -> None:
+    clip = torch.nn.utils.clip_grad_norm_
+    for name, checkpointing in (("off", False), ("on", True)):
+        one = stage(steps=3, gradient_checkpointing=checkpointing)
+        before, seen = one.adapter.tensors(), []
+
+        def watched(parameters, max_norm, seen=seen):
+            seen.append([bool(parameter.grad.any()) for parameter in parameters])
+            return clip(parameters, max_norm)
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+        one.run(tmp_path / name)
+        assert all(seen[-1])
+        assert len(seen[-1]) == len(before)
+        assert all(not torch.equal(before[key], value) for key, value in one.adapter.tensors().items())
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of all operations inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_attention_is_the_fused_one_of_torch(stage) -> None:
+    one = stage()
+    with Operations() as operations, torch.no_grad():
+        curated(preserve_weight=0.0).loss(one.base, one.batches.at(0))
+    assert any("scaled_dot_product" in name for name in operations.names)
+    assert not any("softmax" in name or "baddbmm" in name for name in operations.names)  # the unfused one's
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch itself imports for it
+def test_a_compiled_unet_gives_the_losses_of_the_plain_one(stage, tmp_path, monkeypatch) -> None:
+    """Traced and differentiated ahead of time, but not turned into C++: that is torch's part, and takes minutes."""
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    )
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest would keep its million lines
+    plain, compiled = stage(steps=2, log_every_steps=1), stage(steps=2, log_every_steps=1, compile=True)
+    first, second = Remember(), Remember()
+    plain.run(tmp_path / "plain", first)
+    compiled.run(tmp_path / "compiled", second)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # with the adapter, and the teacher without
+    for step, line in first.lines.items():
+        assert second.lines[step] == pytest.approx(line, rel=1e-3)
+    assert set(compiled.adapter.tensors()) == set(plain.adapter.tensors())
+
+
+def test_processes_that_found_different_checkpoints_do_not_go_on(stage, tmp_path, monkeypatch) -> None:
+    one = stage()
+    monkeypatch.setattr(type(one.accelerator), "num_processes", 2)
+    monkeypatch.setattr(type(one.accelerator), "gather", lambda self, tensor: torch.cat([tensor, tensor + 3]))
+    with pytest.raises(ValueError, match=r"checkpoints of different steps \(0, 3\): the run folder must be on a file"):
+        one.run(tmp_path)
