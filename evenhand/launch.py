@@ -41,8 +41,8 @@ STOPPED = "stopped: the same command goes on from the last checkpoint"
 class Launch:
     """Where a training runs. ``num_processes`` counts all machines together; None is this process, or what started it.
 
-    ``accelerate_config`` is a file of `accelerate config`, for FSDP and DeepSpeed; without one, ranks are plain copies
-    (DDP). Each machine is given the same command with its own ``machine_rank``, and they meet at
+    ``accelerate_config`` is a file of `accelerate config`, for what a cluster needs; without one, ranks are plain
+    copies (DDP). Each machine is given the same command with its own ``machine_rank``, and they meet at
     ``main_process_ip:main_process_port``.
     """
 
