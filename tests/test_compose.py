@@ -6,17 +6,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from evenhand.compose import Config, compose_config
 from evenhand.paths import program_names, program_path
+from tests.engines import Car, Engine
 
-HERE = __name__
+HERE = "tests.engines"
 SAMPLING = {
     "_target_": "evenhand.interfaces.SamplingSettings",
     "steps": 20,
@@ -24,30 +23,6 @@ SAMPLING = {
     "height_px": 64,
     "width_px": 64,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A part with one argument of each kind that is checked."""
-
-    power: float
-    gears: int = 5
-    fuel: Literal["petrol", "diesel"] = "petrol"
-    manual: Path | None = None
-    ratios: tuple[float, ...] = ()
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.power <= 0:
-            raise ValueError(f"power must be > 0, got {self.power}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Car:
-    """A part that holds parts."""
-
-    engine: Engine
-    spares: Sequence[Engine]
 
 
 def config(**more: object) -> Config:

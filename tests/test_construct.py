@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from evenhand.construct import build
 from evenhand.interfaces import SamplingSettings
 from evenhand.records import Target
+from tests.engines import Car, Engine
 
-HERE = __name__
+HERE = "tests.engines"
 ALLOW = ("evenhand.", HERE)
 SAMPLING = {
     "_target_": "evenhand.interfaces.SamplingSettings",
@@ -22,35 +20,6 @@ SAMPLING = {
     "height_px": 64,
     "width_px": 64,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A part with one argument of each kind that is checked."""
-
-    power: float
-    gears: int = 5
-    fuel: Literal["petrol", "diesel"] = "petrol"
-    manual: Path | None = None
-    ratios: tuple[float, ...] = ()
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.power <= 0:
-            raise ValueError(f"power must be > 0, got {self.power}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Car:
-    """A part that holds parts."""
-
-    engine: Engine
-    spares: Sequence[Engine]
-
-
-def make_engine(power: float) -> Engine:
-    """A function may be a target as well."""
-    return Engine(power=power)
 
 
 def engine(**arguments: object) -> dict[str, object]:
