@@ -1,7 +1,8 @@
-"""What ties processes to each other: a worker that ends with its launcher, and the lock on a run folder."""
+"""What ties processes to each other: a worker's ties to its launcher and its group, and the lock on a run folder."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import fcntl
 import json
@@ -45,6 +46,22 @@ def end_with_parent() -> None:
     """
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def leave_group_at_exit() -> None:
+    """Have this process take gloo's threads down before it ends, however it ends.
+
+    A process that ends with its group standing is now and then aborted by them ("terminate called without an active
+    exception", exit code -6), after all its work was done. NCCL's group is left alone: after an error its shutdown may
+    wait for a rank that is gone.
+    """
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    dist = sys.modules.get("torch.distributed")  # who has a group has imported it
+    if dist is not None and dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 @contextmanager

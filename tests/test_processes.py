@@ -36,6 +36,15 @@ print(os.getpid(), flush=True)
 time.sleep(600)
 """
 
+GROUP = """
+import atexit, torch.distributed as dist
+from evenhand.processes import leave_group_at_exit
+atexit.register(lambda: print(dist.is_initialized(), flush=True))  # runs after what is registered below
+dist.init_process_group("gloo", init_method="file://{store}", rank=0, world_size=1)
+{wanted}
+raise SystemExit(3)
+"""
+
 
 def holding(folder: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
@@ -106,3 +115,12 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize(("wanted", "standing"), [("leave_group_at_exit()", "False"), ("", "True")])
+def test_a_process_ends_without_its_group_even_after_an_error(tmp_path: Path, wanted: str, standing: str) -> None:
+    program = GROUP.format(store=tmp_path / "store", wanted=wanted)
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.stdout.strip() == standing
+    if wanted:
+        assert finished.returncode == 3, finished.stderr

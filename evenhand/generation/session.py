@@ -30,6 +30,7 @@ from evenhand.generation.environment import environment_of
 from evenhand.generation.processes import Crew, best_number
 from evenhand.generation.sequential import until_settled
 from evenhand.interfaces import Base, LoadedBase, Reader, SamplingSettings
+from evenhand.processes import leave_group_at_exit
 from evenhand.records import Attribute
 from evenhand.run import NOT_RESULTS, Run
 
@@ -131,6 +132,7 @@ class Session:
             raise ValueError("device=cuda, but torch sees no GPU; device=auto takes the CPU then")
         cache = open_cache() if request.cache else None
         torch.set_num_threads(request.num_threads)
+        leave_group_at_exit()
         self._state = PartialState(cpu=request.device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
         self.device: torch.device = self._state.device
         self.is_main = self._state.process_index == 0

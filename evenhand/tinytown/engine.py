@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from evenhand.processes import leave_group_at_exit
 from evenhand.seeds import derive
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def world() -> tuple[int, int]:
         return 0, 1
     if not dist.is_initialized():
         dist.init_process_group("gloo")
+        leave_group_at_exit()
         # Two pinned processes of one thread each are faster on these small convolutions than one of two threads.
         torch.set_num_threads(1)
         cores = sorted(os.sched_getaffinity(0))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from evenhand.processes import leave_group_at_exit
+
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
@@ -25,6 +27,7 @@ def start_accelerator(mixed_precision: str) -> Accelerator:
     _refuse_precision(mixed_precision, on_gpu=on_gpu)
     # Jobs of a sweep share this process, and Accelerate refuses a second precision in it; private, touched here only.
     AcceleratorState._reset_state()
+    leave_group_at_exit()
     return Accelerator(cpu=not on_gpu, mixed_precision=mixed_precision)
 
 
