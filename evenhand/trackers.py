@@ -81,7 +81,10 @@ class Trackers:
 
 
 class JsonlTracker:
-    """One line a step: ``{"step": 10, "loss": 0.1}``; a number that JSON lacks is written as ``"nan"`` or ``"inf"``."""
+    """One line a step: ``{"step": 10, "loss": 0.1}``; a number that JSON lacks is written as ``"nan"`` or ``"inf"``.
+
+    What a resumed run says again of the step that it continues after, word for word, is not written twice.
+    """
 
     def __init__(self, path: Path, *, after_step: int = 0) -> None:
         self._path = path
@@ -89,12 +92,15 @@ class JsonlTracker:
         kept = [row for row in rows if row["step"] <= after_step]
         if len(kept) < len(rows):
             write_jsonl_atomic(path, kept)
+        self._told = [row for row in kept if row["step"] == after_step]
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Append a line."""
         numbers = {name: float(value) for name, value in metrics.items()}
         finite = {name: number if math.isfinite(number) else str(number) for name, number in numbers.items()}
-        append_jsonl(self._path, [{"step": step, **finite}])
+        row = {"step": step, **finite}
+        if row not in self._told:
+            append_jsonl(self._path, [row])
 
     def close(self) -> None:
         """Nothing to do: each line is on disk already."""

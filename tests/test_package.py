@@ -183,6 +183,13 @@ def test_importing_it_is_instant(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_training_without_a_validation_starts_without_scipy() -> None:
+    """SciPy's statistics are most of the seconds that the programs' own imports would take."""
+    code = "import sys, evenhand.training.parts, evenhand.training.validation; print('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_the_version_stands_in_one_place(wheel: Path) -> None:
     import evenhand
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from evenhand.adapters import lora
-from evenhand.adapters.card import AdapterCard
 from evenhand.adapters.settings import LoraSettings
 from evenhand.bases.sd import LoadedStableDiffusion
 from evenhand.evaluation.plan import GenerationPlan, Plan, parse_plan
 from evenhand.files import sha256_file
+from evenhand.honesty.small_run import untrained_card
 from tests.folders import plan_row, prompt_row
 
 PROMPTS = [prompt_row("heldout", "mechanic"), prompt_row("heldout", "nurse"), prompt_row("unrelated", "car")]
@@ -48,21 +48,7 @@ def saved_adapter(base: LoadedStableDiffusion, folder: Path, *, strength: float)
         for name, parameter in adapter.parameters.items():
             if ".lora_B." in name:
                 parameter.copy_(strength * torch.randn(parameter.shape, generator=generator))
-    card = AdapterCard(
-        name="test",
-        base=base.name,
-        base_model="tiny",
-        base_license="apache-2.0",
-        method="none",
-        steps=0,
-        seed=0,
-        concepts=(),
-        prompts=(),
-        data_sha256="",
-        config_sha256="",
-        version="0",
-    )
-    file = adapter.save(folder, card)
+    file = adapter.save(folder, untrained_card(base.name, "tiny"))
     lora.detach(base)
     return file
 

@@ -41,6 +41,7 @@ class AdapterCard:
     """What an adapter was made from, for its header, ``card.json`` and model card; no time, so equal runs are equal.
 
     ``base_license`` is that of the base's weights, ``prompts`` are a few captions that it was trained on.
+    ``training_readers`` had a say in the weights, as one that chose the best checkpoint: none of them can judge them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class AdapterCard:
     prompts: tuple[str, ...]
     data_sha256: str
     config_sha256: str
+    training_readers: tuple[str, ...]
     version: str
 
 
@@ -214,6 +216,8 @@ def _training(facts: Facts) -> str:
         "curated set sha256": f"`{facts['data_sha256']}`",
         "config sha256": f"`{facts['config_sha256']}`",
     }
+    if facts["training_readers"]:
+        rows["chosen by the readers"] = f"{', '.join(facts['training_readers'])} (no independent judges of it)"
     rows |= {key.replace("_", " "): f"{facts[key]}" for key in ("rank_pattern", "alpha_pattern") if facts[key]}
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 

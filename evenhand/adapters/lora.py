@@ -186,8 +186,11 @@ def detach(base: LoadedBase) -> None:
     """Take the adapter off, if there is one; the base's own modules and weights are then as they were."""
     from diffusers.utils import recurse_remove_peft_layers
 
+    from evenhand.adapters.lowrank import plain_layers
+
     for part in parts_of(base).values():
         if ADAPTER_NAME in (getattr(part, "peft_config", None) or {}):
+            plain_layers(part)
             holder: Any = part  # Any: what these attributes are is not told to type checkers
             recurse_remove_peft_layers(holder)
             del holder.peft_config

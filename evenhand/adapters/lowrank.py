@@ -20,9 +20,13 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch.nn import functional
 
+from evenhand.adapters.narrow import Factors, NarrowFactors
+
+HOOKS = "_lean_hooks"  # attribute of a model whose layers are lean
+
 
 class _LowRank(torch.autograd.Function):
-    """The formulas of the file's head; all tensors come in one precision, save that A and B are cast to it here."""
+    """The formulas of the file's head; all tensors come in one precision, A and B in that or in their own."""
 
     @staticmethod
     def forward(
@@ -61,6 +65,8 @@ class _LowRank(torch.autograd.Function):
 class LeanLinear(Linear):  # type: ignore[misc]  # PEFT has no types
     """PEFT's LoRA linear layer with the forward of this file where it applies. PEFT asks for subclasses of its own."""
 
+    narrow: Factors | None = None  # the factors in autocast's precision, during a forward of the whole model
+
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # Any: PEFT's own signature
         """What PEFT's forward gives, up to the order of the additions."""
         # Without gradients nothing is to be saved, and what PEFT gives is what stock diffusers gives, to the last bit.
@@ -76,11 +82,16 @@ class LeanLinear(Linear):  # type: ignore[misc]  # PEFT has no types
         weight_OI, bias_O = base.weight, base.bias
         if not x.dtype == weight_OI.dtype == dtype:  # what autocast would do
             x, weight_OI, bias_O = x.to(dtype), weight_OI.to(dtype), None if bias_O is None else bias_O.to(dtype)
-        a_RI, b_OR = self.lora_A[name].weight, self.lora_B[name].weight
+        a_RI, b_OR = self.narrow or (self.lora_A[name].weight, self.lora_B[name].weight)
         result: torch.Tensor = _LowRank.apply(  # type: ignore[no-untyped-call]  # torch does not type it
             x, weight_OI, bias_O, a_RI, b_OR, self.scaling[name]
         )
         return result
+
+    def factors(self) -> Factors | None:
+        """A and B, where the next forward with gradients will use them in the formulas of this file."""
+        name = None if self.merged_adapters or self._disable_adapters else self._plain_adapter()
+        return None if name is None else (self.lora_A[name].weight, self.lora_B[name].weight)
 
     def _plain_adapter(self) -> str | None:
         """The one active adapter, where it is LoRA without more on an ordinary linear layer; None otherwise."""
@@ -113,10 +124,17 @@ def _is_hooked(layer: torch.nn.Module) -> bool:
 
 
 def lean_layers(module: torch.nn.Module) -> int:
-    """Give the LoRA linear layers in ``module`` the lean forward; says how many there are."""
+    """Give the LoRA linear layers in ``module`` the lean forward; says how many there are that did not have it."""
     layers = [layer for layer in module.modules() if type(layer) is Linear]
     for layer in layers:
         layer.__class__ = LeanLinear
+    if layers:
+        _remove_hooks(module)
+        narrow = NarrowFactors([layer for layer in module.modules() if type(layer) is LeanLinear])
+        module.__dict__[HOOKS] = [
+            module.register_forward_pre_hook(narrow.give),
+            module.register_forward_hook(narrow.take, always_call=True),
+        ]
     return len(layers)
 
 
@@ -125,4 +143,10 @@ def plain_layers(module: torch.nn.Module) -> int:
     layers = [layer for layer in module.modules() if type(layer) is LeanLinear]
     for layer in layers:
         layer.__class__ = Linear
+    _remove_hooks(module)
     return len(layers)
+
+
+def _remove_hooks(module: torch.nn.Module) -> None:
+    for hook in module.__dict__.pop(HOOKS, []):
+        hook.remove()

@@ -148,6 +148,7 @@ def _facts(
         "prompts": list(dict.fromkeys(prompt for card in cards for prompt in card["prompts"])),
         "data_sha256": ", ".join(card["data_sha256"] for card in cards),
         "config_sha256": ", ".join(card["config_sha256"] for card in cards),
+        "training_readers": sorted({reader for card in cards for reader in card["training_readers"]}),
         "version": version,
         "rank": common["r"],
         "alpha": common["lora_alpha"],

@@ -43,14 +43,19 @@ class ShardFolder:
         return cls(path=cache_folder / f"{name}-{sha256_json(known)[:KEY_LETTERS]}", inputs=known)
 
     def what_changed(self) -> str:
-        """What differs from the encoding of a set of the same name that has most in common with this one."""
+        """What differs from the encoding of a set of the same name that has most in common with this one.
+
+        Nothing differs where a session was killed before its first file, or somebody has removed the files.
+        """
         name = self.path.name[: -KEY_LETTERS - 1]
         differences = []
         for other in sorted(self.path.parent.glob(f"{name}-{'?' * KEY_LETTERS}/{INPUTS_NAME}")):
             known = read_json(other)
             differences.append([part for part, value in self.inputs.items() if known.get(part) != value])
-        fewest = min(differences, key=lambda parts: len(parts), default=None)
-        return f"no cache in {self.path.parent}" if fewest is None else f"changed: {', '.join(fewest)}"
+        if not differences:
+            return f"no cache in {self.path.parent}"
+        fewest = min(differences, key=lambda parts: len(parts))
+        return f"changed: {', '.join(fewest)}" if fewest else f"begun before, but {self.path} holds no file yet"
 
     def open(self) -> None:
         """Make the folder, and note in it what its shards are encoded from; ValueError when it cannot be written."""

@@ -1,4 +1,4 @@
-"""The curated set that an adapter was trained on, whose images must not come back as copies."""
+"""What an adapter's files say of its training: the set whose images must not come back, readers that cannot judge."""
 
 from __future__ import annotations
 
@@ -40,6 +40,19 @@ def training_set(adapter: Path, given: str | None, *, scored: bool) -> TrainingS
         )
         return TrainingSet(folder=None, why=why)
     return TrainingSet(folder=folder, why=f"{folder.as_posix()} (what the adapter was trained on)")
+
+
+def training_reader(adapter: Path, given: str | None, *, reader: str) -> str | None:
+    """The reader that had a say in the weights: the one ``given``, else what the adapter's card names, if anything.
+
+    ``adapter`` is the folder with the weights, or the file in it. Of several readers ``reader``, the judge, goes first:
+    that it is one of them is what must be known.
+    """
+    if given is not None:
+        return given
+    card = (adapter if adapter.is_dir() else adapter.parent) / CARD_FILE
+    named = read_json(card).get("training_readers", []) if card.is_file() else []
+    return reader if reader in named else next(iter(named), None)
 
 
 def set_of_training_run(adapter: Path) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from evenhand.evaluation.question import (
     plan_evaluation,
 )
 from evenhand.evaluation.suites import Suites
+from evenhand.evaluation.training_set import training_reader
 from evenhand.files import sha256_file
 from evenhand.generation.arms import Work, adapter_file, finish_images
 from evenhand.generation.check import check_adapter, check_disk, take_stock
@@ -106,8 +107,10 @@ class Request:
 
     def question(self) -> Question:
         """What is asked of the adapter; ValueError when choices don't fit each other or the adapter is not there."""
+        judge = self.reader.name
+        named = training_reader(adapter_file(self.adapter), self.evaluation.training_reader, reader=judge)
         return ask(
-            self.evaluation,
+            replace(self.evaluation, training_reader=named),
             attribute=self.attribute,
             target=self.target,
             suites=self.suite,

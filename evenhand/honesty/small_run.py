@@ -52,6 +52,25 @@ def small_reader(*, farthest: float = FARTHEST) -> Planted:
     )
 
 
+def untrained_card(base: str, base_model: str, *, seed: int = 0) -> AdapterCard:
+    """The card of an adapter whose weights were drawn, not trained."""
+    return AdapterCard(
+        name="untrained",
+        base=base,
+        base_model=base_model,
+        base_license="apache-2.0",
+        method="none",
+        steps=0,
+        seed=seed,
+        concepts=(),
+        prompts=(),
+        data_sha256="",
+        config_sha256="",
+        training_readers=(),
+        version="0",
+    )
+
+
 def save_adapter(base: LoadedStableDiffusion, folder: Path, *, strength: float, seed: int = 0) -> Path:
     """An adapter of rank 2 with random weights times ``strength`` in its second factor: 0 changes nothing."""
     import torch
@@ -63,21 +82,7 @@ def save_adapter(base: LoadedStableDiffusion, folder: Path, *, strength: float, 
             generator = torch.Generator().manual_seed(derive(seed, name))
             tensors[name] = torch.randn(tensor.shape, generator=generator) * strength
     adapter.set_tensors(tensors)
-    card = AdapterCard(
-        name="selftest",
-        base=base.name,
-        base_model=BASE_MODEL,
-        base_license="apache-2.0",
-        method="none",
-        steps=0,
-        seed=seed,
-        concepts=(),
-        prompts=(),
-        data_sha256="",
-        config_sha256="",
-        version="0",
-    )
-    path = adapter.save(folder, card)
+    path = adapter.save(folder, untrained_card(base.name, BASE_MODEL, seed=seed))
     lora.detach(base)
     return path
 

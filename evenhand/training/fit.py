@@ -1,29 +1,26 @@
-"""The training loop. It knows Accelerate for processes, device and precision, and neither config nor argv.
-
-Only the adapter has gradients. They are averaged over the processes in one collective a step, with the loss and the
-wish to stop in it, so that all processes leave at the same step.
-"""
+"""The training loop: when a step is taken, logged, kept and validated. It knows neither config nor argv."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from evenhand.adapters.lora import Adapter
 from evenhand.data.batches import Batches
 from evenhand.files import write_json_atomic
-from evenhand.interfaces import LoadedBase, LossTerms, Method, Tracker
+from evenhand.interfaces import LoadedBase, Method, Tracker
 from evenhand.training.best import Chooser, Validation
+from evenhand.training.compiled import compile_unet, compiler_errors_in_a_line
 from evenhand.training.learner import Learner, Optim
 from evenhand.training.memory import memory_line, memory_report
 from evenhand.training.progress import Progress
 from evenhand.training.settings import TrainSettings
 from evenhand.training.sharding import shard_base
-from evenhand.training.signals import Watch, stop_signals
+from evenhand.training.signals import stop_signals
 from evenhand.training.state import CHECKPOINTS, Checkpoint, save_checkpoint
+from evenhand.training.step import Stepper
 
 if TYPE_CHECKING:
     import torch
@@ -65,46 +62,36 @@ def fit(
     """Train the adapter to ``settings.steps``, from ``resume`` on, and leave the weights on it that are to be kept.
 
     ``folder`` is the run's: ``checkpoints/`` and ``memory.json`` go there. Raises ValueError at the step whose loss or
-    gradient is not finite, with the images of its batch; the checkpoints of before stay.
+    gradient is not finite, with the images of its batch, and where torch.compile fails; earlier checkpoints stay.
     """
     from tqdm import tqdm
 
     _prepare(base, adapter, settings, accelerator)
     learner = Learner(adapter, optim, ema_decay=settings.ema_decay, scaler=accelerator.scaler)
-    progress = Progress.begin(resume, accelerator.device)
-    _refuse_different_starts(progress.step, accelerator)
-    if resume is not None:
-        learner.restore(resume)
-        log.info("going on after step %d of %d", progress.step, settings.steps)
-    is_main, checkpoints, stopped = accelerator.is_main_process, folder / CHECKPOINTS, False
-    watch = Watch(accelerator.device, scaled=learner.scaler is not None)
+    progress = _begin(learner, resume, accelerator, num_steps=settings.steps)
+    stepper = Stepper(base, method, batches, learner, optim=optim, settings=settings, accelerator=accelerator)
+    is_main, checkpoints = accelerator.is_main_process, folder / CHECKPOINTS
     chooser = Chooser(validation, checkpoints, steps=settings.steps, config_sha256=config_sha256, is_main=is_main)
     bar = tqdm(total=settings.steps, initial=progress.step, desc="train", disable=not is_main)
-    with bar, stop_signals() as stop:
-        if chooser.is_due(progress):  # a stop signal came before it
+    with bar, stop_signals() as stop, compiler_errors_in_a_line():
+        if chooser.is_due(progress):  # the session before ended in it or ahead of it
             chooser.validate(learner, progress)
-        while progress.step < settings.steps and not stopped:
-            rate = optim.rate_at(progress.step, settings.steps)
-            work = _backward(base, method, batches, progress.step, settings.grad_accumulation, accelerator)
-            stop_and_loss_2 = _average_gradients(learner.parameters, work.loss, accelerator, stop=stop.raised)
-            norm = learner.clip(settings.max_grad_norm)
-            stopped = watch.see(progress.step + 1, stop_and_loss_2, norm, own_loss=work.loss, files=work.files)
-            learner.update(rate)
-            progress.add({**work.parts, "grad_norm": norm})
+        while progress.step < settings.steps and not stepper.stopped:
+            rate = stepper.step(progress, stop=stop.raised)
             bar.update()
             last = progress.step == settings.steps
             if last or progress.step % settings.log_every_steps == 0:
                 tracker.log({**progress.close_window(accelerator), "learning_rate": rate}, step=progress.step)
                 bar.set_postfix(loss=f"{progress.loss:.4f}")
-            if chooser.is_due(progress):
-                stopped = watch.flush() or stopped
-                if last or not stopped:
-                    chooser.validate(learner, progress)
-            if last or stopped or progress.step % settings.checkpoint_every_steps == 0:
-                stopped = watch.flush() or stopped
+            saves, validates = last or progress.step % settings.checkpoint_every_steps == 0, chooser.is_due(progress)
+            if saves or validates or stepper.stopped:
+                stepper.catch_up()
+            if saves or stepper.stopped:
                 checkpoint = learner.checkpoint(progress, accelerator, config_sha256)
                 if is_main:
                     save_checkpoint(checkpoints, checkpoint, keep=settings.keep_checkpoints)
+            if validates and (last or not stepper.stopped):  # after the checkpoint: it may outlast a grace period
+                chooser.validate(learner, progress)
         if is_main and learner.optimizer.state:
             _report_memory(learner, batches, accelerator.device, folder)
     accelerator.wait_for_everyone()
@@ -117,10 +104,19 @@ def _prepare(base: LoadedBase, adapter: Adapter, settings: TrainSettings, accele
     if settings.gradient_checkpointing:
         base.checkpoint_gradients()
     if settings.compile:
-        unet: Any = base.unet  # Any: diffusers has no types
-        unet.compile()
+        compile_unet(base.unet)
     if settings.shard_base:
         shard_base(adapter, accelerator)
+
+
+def _begin(learner: Learner, resume: Checkpoint | None, accelerator: Accelerator, *, num_steps: int) -> Progress:
+    """The state of a checkpoint, or the beginning."""
+    progress = Progress.begin(resume, accelerator.device)
+    _refuse_different_starts(progress.step, accelerator)
+    if resume is not None:
+        learner.restore(resume)
+        log.info("going on after step %d of %d", progress.step, num_steps)
+    return progress
 
 
 def _refuse_different_starts(step: int, accelerator: Accelerator) -> None:
@@ -135,56 +131,6 @@ def _refuse_different_starts(step: int, accelerator: Accelerator) -> None:
             f"the processes found checkpoints of different steps ({', '.join(map(str, steps))}): the run folder "
             "must be on a file system that all machines see"
         )
-
-
-class _Work(NamedTuple):
-    """One process's share of a step, its gradients aside."""
-
-    loss: torch.Tensor
-    parts: dict[str, torch.Tensor]
-    files: tuple[str, ...]
-
-
-def _backward(
-    base: LoadedBase, method: Method, batches: Batches, step: int, num_parts: int, accelerator: Accelerator
-) -> _Work:
-    """Gradients of this process's share of a step, and the mean of its loss terms."""
-    sums: dict[str, torch.Tensor] = {}
-    files: tuple[str, ...] = ()
-    world = accelerator.num_processes
-    for part in range(num_parts):
-        with accelerator.autocast():
-            batch = batches.at(step, part=part * world + accelerator.process_index, num_parts=num_parts * world)
-            terms: LossTerms = method.loss(base, batch)
-        accelerator.backward(terms.total / num_parts)
-        for name, value in {"loss": terms.total.detach(), **terms.parts}.items():
-            sums[name] = sums[name] + value / num_parts if name in sums else value / num_parts
-        files += batch.files
-    return _Work(loss=sums["loss"], parts=sums, files=files)
-
-
-def _average_gradients(
-    parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor, accelerator: Accelerator, *, stop: bool
-) -> torch.Tensor:
-    """Average the gradients over all processes; gives the share of them that were told to stop, and the mean loss."""
-    import torch
-
-    stop_and_loss_2 = torch.stack([torch.full_like(loss, float(stop)), loss])
-    if accelerator.num_processes == 1:
-        return stop_and_loss_2
-    gradients = [_gradient(parameter) for parameter in parameters]
-    own = torch.cat([*(gradient.flatten() for gradient in gradients), stop_and_loss_2])
-    flat: torch.Tensor = accelerator.reduce(own, reduction="mean")
-    at = 0
-    for gradient in gradients:
-        gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
-        at += gradient.numel()
-    return flat[at:]
-
-
-def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
-    assert parameter.grad is not None, "an adapter parameter took no part in the loss"
-    return parameter.grad
 
 
 def _report_memory(learner: Learner, batches: Batches, device: torch.device, folder: Path) -> None:

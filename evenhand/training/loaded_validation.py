@@ -79,6 +79,7 @@ class LoadedValidation:
         folder: Path,
     ) -> None:
         self.every_steps = every_steps
+        self.base_score: float | None = None
         self._base = base
         self._adapter = adapter
         self._planned = images
@@ -113,7 +114,9 @@ class LoadedValidation:
                 self._add(row)
         if is_main:
             assert row is not None
-            self._tell(row, base_row or {}, seconds=time.monotonic() - started)
+            assert base_row is not None
+            self.base_score = base_row["score"]
+            self._tell(row, base_row, seconds=time.monotonic() - started)
         score = None if row is None else row["score"]
         (score,) = self._from_main([math.nan if score is None else score])
         return None if math.isnan(score) else score

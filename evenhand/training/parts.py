@@ -169,6 +169,7 @@ class Training:
             prompts=first_captions(splits["train"].examples),
             data_sha256=plan.inputs["data"]["sha256"],
             config_sha256=plan.config_sha256,
+            training_readers=(self.validation.reader_name,) if self.settings.keep == "best" else (),
             version=evenhand.__version__,
         )
         path = adapter.save(plan.folder / ADAPTER_FOLDER, card)

@@ -74,7 +74,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
     Checkpoints of later steps were found damaged, else training would have gone on from them: they are removed too.
     """
-    final = folder / f"step-{checkpoint.step:08d}"
+    final = _folder_of(folder, checkpoint.step)
     temporary = folder / f"{WRITING}{final.name}"
     try:
         for left in (*folder.glob(f"{WRITING}*"), *folder.glob(f"{REMOVING}*")):  # by a kill
@@ -100,6 +100,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         if path not in kept:
             _remove(path)
     return final
+
+
+def note_validated(folder: Path, step: int) -> None:
+    """Write into the checkpoint of a step, if there is one under ``folder``, that its validation has been run."""
+    path = _folder_of(folder, step) / STATE_FILE
+    if path.is_file():
+        state = {**_verified_state(path.parent), "validated_step": step}
+        write_json_atomic(path, {**state, "sha256": sha256_json(state)})
+        _sync(path.parent)
+
+
+def _folder_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:

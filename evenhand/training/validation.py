@@ -127,6 +127,7 @@ class TargetValidation:
             )
         _check_reader(reader, attribute)
         self.judge = Judge(attribute=attribute, targets=target.targets(attribute), reader=reader, score=score)
+        self.reader_name = reader.name
         prompts = tuple(suite.prompts({attribute.name: attribute}))
         _check_prompts([entry.prompt for entry in prompts], self.judge)
         self.images = PlannedImages(

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenhand.records import ANY_CONCEPT, Attribute, Prompt, SubjectReading, Target
-from evenhand.stats.distances import distance_sq
 
 Counts = NDArray[np.int64]
 
@@ -91,6 +90,8 @@ def see(
     targets: Sequence[Target],
 ) -> Seen:
     """What was seen in N images, of which ``rows_N`` says the prompt and ``counts_NK1`` what :func:`count` gives."""
+    from evenhand.stats.distances import distance_sq  # SciPy: most of the start of a program that only trains
+
     shares, distances, shown = [], [], []
     unread_N = counts_NK1[:, :-1].sum(axis=1) == 0
     num_neutral = num_neutral_unread = 0

@@ -30,6 +30,7 @@ FACTS: dict[str, Any] = {
     "prompts": ["a portrait of a mechanic", "a nurse's day"],
     "data_sha256": "d" * 64,
     "config_sha256": "c" * 64,
+    "training_readers": [],
     "version": "0.1.0",
     "base_fingerprint": "f" * 64,
     "zero_terminal_snr": False,
@@ -178,3 +179,9 @@ def test_a_card_that_lacks_something_is_refused_by_what_it_lacks(sd, tmp_path: P
     (tmp_path / "card.json").write_text(json.dumps({k: v for k, v in facts.items() if k not in ("variant", "prompts")}))
     with pytest.raises(ValueError, match=r"card\.json lacks prompts, variant: an earlier version wrote it"):
         read_card(tmp_path)
+
+
+def test_readers_that_chose_the_weights_are_named_and_otherwise_nothing_is_said() -> None:
+    text = model_card({**FACTS, "training_readers": ["one", "two"]})
+    assert "| chosen by the readers | one, two (no independent judges of it) |" in text
+    assert "chosen by the readers" not in model_card(FACTS)

@@ -31,6 +31,7 @@ CARD = AdapterCard(
     prompts=("a portrait of a mechanic", "a nurse at work"),
     data_sha256="d" * 64,
     config_sha256="c" * 64,
+    training_readers=("reader",),
     version="0.1.0",
 )
 STOCK = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,16 @@ def test_the_program_writes_a_folder_that_says_what_it_is_made_of(sd, tmp_path) 
     again = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "to=merged exists already" in again.stderr
+
+
+def test_a_sum_has_every_reader_that_had_a_say_in_one_of_its_parts(sd: LoadedBase, tmp_path: Path) -> None:
+    folders = []
+    for number, readers in enumerate([("b",), ("a", "b"), ()]):
+        adapter = trained(sd, "plain")
+        adapter.save(tmp_path / str(number), replace(CARD, training_readers=readers))
+        detach(sd)
+        folders.append(tmp_path / str(number))
+    merge_folders(folders, [1.0, 1.0, 1.0], tmp_path / "all", name="all", version="0")
+    assert json.loads((tmp_path / "all" / "card.json").read_text())["training_readers"] == ["a", "b"]
+    merge_folders([folders[2]] * 2, [1.0, 1.0], tmp_path / "none", name="none", version="0")
+    assert json.loads((tmp_path / "none" / "card.json").read_text())["training_readers"] == []

@@ -88,6 +88,16 @@ def test_what_differs_from_the_nearest_encoding_is_named(tmp_path, said) -> None
     assert "(no cache in" in said()  # another set's encoding is not looked at
 
 
+def test_an_encoding_without_a_file_says_that_there_is_none_and_not_that_nothing_changed(folder, said) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        filled(folder, Encoder(die_after=0))
+    said()
+    assert equal(filled(folder, Encoder()))
+    text = said()
+    assert f"encoding 3 things once (begun before, but {folder.path} holds no file yet)" in text
+    assert "changed" not in text
+
+
 def test_files_of_an_earlier_format_are_not_used(folder, tmp_path, said) -> None:
     filled(folder, Encoder())
     said()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evenhand.evaluation.training_set import set_of_training_run, training_set
+from evenhand.evaluation.training_set import set_of_training_run, training_reader, training_set
 from evenhand.files import sha256_path
 
 
@@ -63,3 +63,21 @@ def test_without_a_scorer_nothing_is_compared_and_a_set_that_is_named_is_refused
     assert "scorer=none" in found.why
     with pytest.raises(ValueError, match=r"training_set=elsewhere .* scorer=none"):
         training_set(adapter, "elsewhere", scored=False)
+
+
+def test_the_training_reader_is_the_one_that_the_card_names_unless_the_user_names_another(tmp_path: Path) -> None:
+    _, adapter = trained(tmp_path)
+    for named, wanted in ((["a"], "a"), ([], None), (["a", "b"], "b"), (["a", "c"], "a")):
+        (adapter / "card.json").write_text(json.dumps({"training_readers": named}))
+        for given in (adapter, adapter / "weights.safetensors"):
+            assert training_reader(given, None, reader="b") == wanted
+        assert training_reader(adapter, "another", reader="b") == "another"
+
+
+@pytest.mark.parametrize("card", [None, "{}"], ids=["no card", "a card of another tool"])
+def test_without_a_word_of_it_on_the_card_there_is_no_training_reader(tmp_path: Path, card: str | None) -> None:
+    _, adapter = trained(tmp_path)
+    (adapter / "card.json").unlink()
+    if card is not None:
+        (adapter / "card.json").write_text(card)
+    assert training_reader(adapter, None, reader="b") is None

@@ -106,6 +106,22 @@ def test_a_null_adapter_is_measured_from_plan_to_report_as_no_change(
     assert {"plan.json", "readings.jsonl", "provenance.json", "report.md"} <= {path.name for path in folder.iterdir()}
 
 
+def test_a_reader_that_chose_the_weights_is_known_from_the_card_when_it_judges(
+    sd: LoadedStableDiffusion, tiny_folder: Path, tmp_path: Path
+) -> None:
+    adapter = saved_adapter(sd, tmp_path / "adapter", strength=0.0)
+    card = adapter.parent / "card.json"
+    for name, readers in (("circular", ["planted"]), ("honest", ["another"])):
+        card.write_text(json.dumps({**json.loads(card.read_text()), "training_readers": readers}))
+        overrides = [*shift_overrides(tiny_folder, adapter, tmp_path), "suite.num_seeds.heldout=2", f"run_name={name}"]
+        code, _, err = run("shift.py", *overrides, cwd=tmp_path)
+        assert code == 0, err
+        folder = tmp_path / "runs" / "shift" / name
+        assert json.loads((folder / "plan.json").read_text())["training_reader"] == readers[0]
+        circular = "Circular: planted was used in training and judges here" in (folder / "report.md").read_text()
+        assert circular == (name == "circular")
+
+
 SD_EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("sd_*.yaml"))
 
 

@@ -113,6 +113,15 @@ def test_killed_while_validating_the_same_command_ends_in_the_same_files(
     assert tensors(folder.parent) == tensors(watched)
 
 
+def test_the_card_of_an_adapter_names_the_reader_that_chose_its_weights(
+    watched, tiny_folder, tiny_set_folder, tmp_path
+) -> None:
+    code, _, err = run(tiny_folder, tiny_set_folder, tmp_path, "run_name=best", "train.keep=best", *WATCHED)
+    assert code == 0, err
+    for folder, readers in ((watched, []), (tmp_path / "runs" / "default" / "best", ["planted"])):
+        assert json.loads((folder / "adapter" / "card.json").read_text())["training_readers"] == readers
+
+
 def test_two_processes_validate_together(watched, tiny_folder, tiny_set_folder, tmp_path) -> None:
     code, _, err = run(tiny_folder, tiny_set_folder, tmp_path, "run_name=two", *WATCHED, launcher=LAUNCH)
     assert code == 0, err

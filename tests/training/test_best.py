@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evenhand.adapters.lora import Adapter
-from evenhand.training.state import CHECKPOINTS, Best, load_best, save_best
+from evenhand.training.state import CHECKPOINTS, Best, latest_checkpoint, load_best, save_best
 from tests.tiny_training import CONFIG, Remember, Stage, equal
 
 
@@ -21,6 +21,7 @@ class Scores:
         self.every_steps = every_steps
         self.scores = scores
         self.then = then
+        self.base_score: float | None = None
         self.adapter: Adapter | None = None
         self.seen: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -141,3 +142,65 @@ def test_a_damaged_best_is_refused_by_name(tmp_path) -> None:
     path.write_bytes(whole[:-4])
     with pytest.raises(ValueError, match="best/adapter.safetensors is damaged"):
         load_best(tmp_path, config_sha256=CONFIG)
+
+
+class Killed(BaseException):
+    """What ends a process in the middle of a validation; nothing catches it."""
+
+
+def test_a_checkpoint_that_is_due_is_there_before_the_validation_of_its_step(stage, tmp_path) -> None:
+    """A job that is killed in a long validation goes on from that very step, and is validated there."""
+
+    def kill(step: int) -> None:
+        checkpoint = latest_checkpoint(tmp_path / CHECKPOINTS, config_sha256=CONFIG)
+        assert checkpoint is not None
+        assert (checkpoint.step, checkpoint.validated_step) == (step, 0)
+        raise Killed
+
+    scores = {3: 0.5, 6: 0.7, 7: 0.6}
+    broken = stage(Scores(3, scores, then=kill), keep="best")
+    with pytest.raises(Killed):
+        broken.run(tmp_path)
+    resumed, heard = stage(Scores(3, scores), keep="best"), Remember()
+    assert resumed.run(tmp_path, heard, resume=True).kept_step == 6
+    assert list(resumed.validation.seen) == [3, 6, 7]
+    assert min(heard.lines) == 4  # no step was taken twice
+    straight = stage(Scores(3, scores), keep="best")
+    straight.run(tmp_path / "straight")
+    assert equal(straight.adapter, resumed.adapter)
+
+
+def test_a_step_that_was_validated_is_not_validated_again(stage, tmp_path) -> None:
+    def kill(step: int) -> None:
+        if step == 4:
+            raise Killed
+
+    scores = {3: 0.5, 6: 0.7, 7: 0.6}
+    broken = stage(Scores(3, scores), log_every_steps=1)
+    with pytest.raises(Killed):
+        broken.run(tmp_path, Remember(then=kill))
+    resumed = stage(Scores(3, scores), log_every_steps=1)
+    resumed.run(tmp_path, resume=True)
+    assert (list(broken.validation.seen), list(resumed.validation.seen)) == ([3], [6, 7])
+
+
+@pytest.mark.parametrize(
+    ("base_score", "says"),
+    [(0.8, True), (0.7, False), (0.2, False), (None, False)],
+    ids=["above all", "equal to the best", "below", "unknown"],
+)
+def test_scores_that_stay_below_the_bases_own_are_told_once_from_the_middle_on(
+    stage, tmp_path, caplog, base_score, says
+) -> None:
+    told: list[int] = []
+
+    def listen(step: int) -> None:
+        told.append(caplog.text.count("scored as high as the base alone"))
+
+    one = stage(Scores(2, PLANTED, then=listen))
+    one.validation.base_score = base_score
+    one.run(tmp_path)
+    assert caplog.text.count("scored as high as the base alone") == says
+    # at the beginning of validations 2, 4, 6, 7: it was said after the one of step 4, the first in the second half
+    assert told == [0, 0, int(says), int(says)]
+    assert ("best 0.7, base 0.8" in caplog.text) == says

@@ -185,3 +185,47 @@ def test_processes_that_found_different_checkpoints_do_not_go_on(stage, tmp_path
     monkeypatch.setattr(type(one.accelerator), "gather", lambda self, tensor: torch.cat([tensor, tensor + 3]))
     with pytest.raises(ValueError, match=r"checkpoints of different steps \(0, 3\): the run folder must be on a file"):
         one.run(tmp_path)
+
+
+COMPILER_SAID = """C++ compile error
+
+Command:
+g++ main.cpp -fopenmp
+
+Output:
+In file included from main.cpp:1:
+main.cpp:2:10: fatal error: omp.h: No such file or directory
+    2 | #include <omp.h>
+compilation terminated."""
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (COMPILER_SAID, "fatal error: omp.h: No such file"),
+        ("Cannot find a working triton installation.", "a working triton"),
+    ],
+)
+def test_a_compiler_that_fails_is_told_in_one_line_with_the_cure(stage, tmp_path, monkeypatch, said, told) -> None:
+    """The backend is planted; what is around it, and the error that it becomes, is PyTorch's own."""
+
+    def backend(graph, inputs):
+        raise RuntimeError(said)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend=backend))
+    with pytest.raises(ValueError, match="^torch.compile failed") as raised:
+        stage(steps=2, compile=True).run(tmp_path)
+    text = str(raised.value)
+    assert told in text
+    assert "train.compile=false" in text
+    assert "\n" not in text
+    assert len(text) < 500
+
+
+def test_an_error_that_is_not_the_compilers_stays_what_it_is(stage, tmp_path) -> None:
+    def fails(step: int) -> None:
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="^the disk is gone$"):
+        stage(steps=2).run(tmp_path, Remember(then=fails))

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from evenhand.training import state
-from evenhand.training.state import Checkpoint, latest_checkpoint, save_checkpoint
+from evenhand.training.state import Checkpoint, latest_checkpoint, note_validated, save_checkpoint
 
 CONFIG = "c" * 64
 
@@ -217,3 +217,16 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path) -> None:
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path) -> None:
     path = save_checkpoint(tmp_path, checkpoint(5), keep=1)
     assert names(path) == ["adapter.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"]
+
+
+def test_that_a_step_was_validated_is_noted_in_its_checkpoint_and_nothing_else_changes(tmp_path) -> None:
+    for step in (5, 10):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    note_validated(tmp_path, 10)
+    note_validated(tmp_path, 15)  # without a checkpoint there is nothing to note
+    back = latest_checkpoint(tmp_path, config_sha256=CONFIG)
+    assert back is not None
+    assert (back.step, back.validated_step, back.sums) == (10, 10, {"loss": 1 / 3})
+    assert names(tmp_path) == ["step-00000005", "step-00000010"]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
