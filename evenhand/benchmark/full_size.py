@@ -51,8 +51,7 @@ def train_full_size(
         batch_size=1,
         resolution_px=resolution_px,
         num_images=2,
-        # all networks are in memory while images are encoded, so that is where the peak would be
-        overrides=["images.encode_batch_size=1", *overrides],
+        overrides=overrides,
     )
     settings = training.config.build("train")
     dtype = weights_dtype(settings.mixed_precision)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 EMPTY_CAPTION = ""
+TEXTS_TOGETHER = 8  # in a batch of the text encoder, where none is asked for
 ENCODERS = ("vae", "text_encoder", "tokenizer")
 MEAN, STD, HIDDEN, POOLED = "mean_NCHW", "std_NCHW", "hidden_ULD", "pooled_UD"
 
@@ -105,10 +106,10 @@ def encode_set(
 
     def encode(name: str) -> dict[str, torch.Tensor]:
         if name in plan.captions:
-            return _encode_captions(base, plan.captions[name], images.encode_batch_size)
+            return _encode_captions(base, plan.captions[name], images.encode_batch_size or TEXTS_TOGETHER)
         rows = plan.rows[name]
         files, parts = [split.images[row] for row in rows], [crops[row] for row in rows]
-        return _encode_images(base, files, parts, images.encode_batch_size)
+        return _encode_images(base, files, parts, images.images_together(parts[0].bucket))
 
     what = f"{len(split)} images of {split.folder}"
     names = [*plan.captions, *plan.rows]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PIXEL_LEVELS = 255.0
+ENCODED_PIXELS = 128 * 128  # together in a batch of the VAE, where none is asked for: more takes more memory than a step
 EXIF_ORIENTATION = 0x0112
 LYING = (5, 6, 7, 8)  # the orientations in which height and width change places
 
@@ -29,25 +30,33 @@ class ImageSettings:
     """How images become latents. ``resolution_px`` None is the base's.
 
     ``max_aspect`` is the widest bucket's longer side over its shorter; at 1 every image is cut to its centre square.
-    An image that would be enlarged by more than ``max_enlargement`` is refused. ``shard_images`` is how many images
-    a file of the cache holds: the most that a killed encoding loses for each process.
+    An image that would be enlarged by more than ``max_enlargement`` is refused. ``encode_batch_size`` images are encoded
+    at a time, None: as many as have ``ENCODED_PIXELS`` together, and one at least. ``shard_images`` is how many images a
+    file of the cache holds: the most that a killed encoding loses for each process.
     """
 
     resolution_px: int | None
     max_aspect: float
     max_enlargement: float
-    encode_batch_size: int
+    encode_batch_size: int | None
     shard_images: int
 
     def __post_init__(self) -> None:
         if self.resolution_px is not None and self.resolution_px < 1:
             raise ValueError(f"resolution_px must be >= 1 or null, got {self.resolution_px} (images.resolution_px)")
-        for name in ("encode_batch_size", "shard_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)} (images.{name})")
+        if self.encode_batch_size is not None and self.encode_batch_size < 1:
+            raise ValueError(
+                f"encode_batch_size must be >= 1 or null, got {self.encode_batch_size} (images.encode_batch_size)"
+            )
+        if self.shard_images < 1:
+            raise ValueError(f"shard_images must be >= 1, got {self.shard_images} (images.shard_images)")
         for name in ("max_aspect", "max_enlargement"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)} (images.{name})")
+
+    def images_together(self, bucket: Bucket) -> int:
+        """How many images of a bucket the VAE encodes at a time."""
+        return self.encode_batch_size or max(1, ENCODED_PIXELS // (bucket.height_px * bucket.width_px))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
