@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 MARKDOWN_FILE, JSON_FILE, PLOT_FILE = "table.md", "table.json", "table.png"
 MEGABYTE = 1_000_000
 NONE = "–"
+MOST_CHARACTERS = 160  # of an error, in a cell
 
 
 def write_tables(folder: Path) -> str | None:
@@ -28,7 +30,7 @@ def write_tables(folder: Path) -> str | None:
     bad = unfinished(folder, rows) if (folder / SWEEP_FILE).is_file() else []
     if not bad:
         return None
-    named = "; ".join(f"{row.name} {row.status} ({row.error})" for row in bad)
+    named = "; ".join(f"{row.name} {row.status} ({_reason(row.error)})" for row in bad)
     return f"{len(bad)} of {len(rows)} runs in {folder} did not finish: {named}. The same command runs these alone"
 
 
@@ -120,7 +122,12 @@ def _cost(row: Row) -> str:
 
 
 def _status(row: Row) -> str:
-    return row.status if row.error is None else f"{row.status}: {row.error}"
+    return row.status if row.error is None else f"{row.status}: {_reason(row.error)}"
+
+
+def _reason(error: str | None) -> str:
+    """An error's first words: a loss that is no number names every picture of its batch. table.json has them all."""
+    return textwrap.shorten(str(error), MOST_CHARACTERS, placeholder=" ...")
 
 
 def _cell(text: str) -> str:

@@ -212,3 +212,16 @@ def test_the_objective_is_what_was_declared(tmp_path: Path) -> None:
     other = finished(tmp_path / "b", loss=0.5)
     with pytest.raises(ValueError, match="has no validation to give as the objective"):
         objective_of(other, "validation")
+
+
+def test_a_long_reason_is_cut_in_words_and_whole_in_json(tmp_path: Path) -> None:
+    reason = "the loss is nan with the images " + ", ".join(f"train/{number:06d}.png" for number in range(200))
+    failed(tmp_path / "b", reason)
+    plan(tmp_path, {"b": []})
+    message = write_tables(tmp_path)
+    assert message is not None
+    for text in (message, (tmp_path / MARKDOWN_FILE).read_text()):
+        assert "crashed" in text
+        assert "train/000000.png, " in text
+        assert "train/000199.png" not in text
+    assert json.loads((tmp_path / JSON_FILE).read_text())["runs"][0]["error"] == reason
