@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PIXEL_LEVELS = 255.0
-ENCODED_PIXELS = 128 * 128  # together in a batch of the VAE, where none is asked for: more takes more memory than a step
+ENCODED_PIXELS = 128 * 128  # of a batch of the VAE, where none is asked for: more takes more memory than a step
 EXIF_ORIENTATION = 0x0112
 LYING = (5, 6, 7, 8)  # the orientations in which height and width change places
 
@@ -30,9 +30,9 @@ class ImageSettings:
     """How images become latents. ``resolution_px`` None is the base's.
 
     ``max_aspect`` is the widest bucket's longer side over its shorter; at 1 every image is cut to its centre square.
-    An image that would be enlarged by more than ``max_enlargement`` is refused. ``encode_batch_size`` images are encoded
-    at a time, None: as many as have ``ENCODED_PIXELS`` together, and one at least. ``shard_images`` is how many images a
-    file of the cache holds: the most that a killed encoding loses for each process.
+    An image that would be enlarged by more than ``max_enlargement`` is refused. ``encode_batch_size`` images are
+    encoded at a time, None: as many as have ``ENCODED_PIXELS`` together, and one at least. ``shard_images`` is how many
+    images a file of the cache holds: the most that a killed encoding loses for each process.
     """
 
     resolution_px: int | None

@@ -122,5 +122,6 @@ def test_a_setting_out_of_range_is_refused_with_its_value(name, value) -> None:
 
 @pytest.mark.parametrize(("side_px", "together"), [(64, 4), (128, 1), (512, 1), (8, 256)])
 def test_as_many_images_are_encoded_together_as_are_cheap_and_one_at_least(side_px: int, together: int) -> None:
-    assert ImageSettings(**{**SETTINGS, "encode_batch_size": None}).images_together(bucket(side_px, side_px)) == together
-    assert ImageSettings(**{**SETTINGS, "encode_batch_size": 3}).images_together(bucket(side_px, side_px)) == 3
+    square = bucket(side_px, side_px)
+    assert ImageSettings(**{**SETTINGS, "encode_batch_size": None}).images_together(square) == together
+    assert ImageSettings(**{**SETTINGS, "encode_batch_size": 3}).images_together(square) == 3
