@@ -31,7 +31,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import evenhand
-from evenhand.construct import ALLOW_MODULES, MISSING, OWN_MODULES, arguments_from_keys, build, closest, dotted, fitted
+from evenhand.construct import (
+    ALLOW_MODULES,
+    MISSING,
+    OWN_MODULES,
+    arguments_from_keys,
+    build_at,
+    closest,
+    dotted,
+    fitted,
+)
 from evenhand.files import read_json, write_json_atomic
 from evenhand.jobs import FAILURE_FILE, FAILURES, USER_ERRORS, Job, job_name, note_failure, now, one_line, override_key
 from evenhand.paths import PACKAGE_FOLDER, conf_folder
@@ -74,7 +83,8 @@ class Config:
 
     def build(self, key: str) -> Any:  # Any: the part that _target_ names
         """The part of a top-level key, or a list or mapping of parts; None where the key is null."""
-        return build(self._get(key), key=key, allow=self._allow)
+        self._get(key)
+        return build_at(self.plain, key, allow=self._allow)
 
     def construct(self, kind: Callable[..., Part]) -> Part:
         """A part that takes this config's own keys: each of its arguments is the top-level key of that name."""

@@ -22,6 +22,14 @@ TARGET = "_target_"
 SCALARS = (bool, int, float, str)
 
 
+class Unset(ValueError):
+    """A key that the user must choose a value for."""
+
+    def __init__(self, key: str, *, set_at: str | None = None) -> None:
+        super().__init__(f"{key} has no value; set {set_at or key}=...")
+        self.key = key
+
+
 def closest(name: str, known: Collection[str]) -> str:
     """``; did you mean 'x'?`` where one of the known names is near, else the list of them."""
     near = difflib.get_close_matches(name, list(known), n=1)
@@ -47,8 +55,26 @@ def build(
     if isinstance(node, list | tuple):
         return [build(value, key=dotted(key, index), allow=allow) for index, value in enumerate(node)]
     if node == MISSING:
-        raise ValueError(f"{key} has no value; set {key}=...")
+        raise Unset(key)
     return node
+
+
+def build_at(plain: Mapping[str, Any], key: str, *, allow: Sequence[str]) -> Any:  # Any: YAML; the part that it names
+    """The part of a top-level key of a whole config; a message says where what it lacks is set."""
+    try:
+        return build(plain[key], key=key, allow=allow)
+    except Unset as unset:
+        raise Unset(unset.key, set_at=_place_to_set(plain, unset.key)) from None
+
+
+def _place_to_set(plain: Mapping[str, Any], key: str) -> str:  # Any: YAML
+    """``recipe.base: ${base}`` takes its keys from ``base``, and can be given none itself."""
+    parent, _, name = key.rpartition(".")
+    node: Any = plain
+    for part in parent.split(".") if parent else ():
+        node = node[int(part)] if isinstance(node, list) else node.get(part, {})
+    sources = [other for other, value in plain.items() if value == node and not key.startswith(f"{other}.")]
+    return dotted(sources[0], name) if sources else key
 
 
 def dotted(key: str, name: object) -> str:

@@ -47,13 +47,23 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_path(path: Path) -> str:
-    """sha256 in hex of a file, or of a folder's relative names and file hashes; ValueError when there is neither."""
+    """sha256 in hex of a file, or of a folder's relative names and file hashes; ValueError when there is neither.
+
+    A file in a folder that may not be read counts as unreadable: whether it can be used without is for others to say.
+    """
     if path.is_file():
         return sha256_file(path)
     if not path.is_dir():
         raise ValueError(f"input not found: {path}")
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return sha256_json([[file.relative_to(path).as_posix(), sha256_file(file)] for file in files])
+    return sha256_json([[file.relative_to(path).as_posix(), _sha256_or_none(file)] for file in files])
+
+
+def _sha256_or_none(file: Path) -> str | None:
+    try:
+        return sha256_file(file)
+    except PermissionError:
+        return None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from evenhand.records import Example, SubjectReading
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from PIL import Image
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,15 +231,41 @@ class Scorer(Protocol):
         """Load the scorer; ValueError when its folder or hub id is not there."""
 
 
+class Ranks(Protocol):
+    """The processes that do one piece of work together; this one is ``rank`` of ``num_ranks``.
+
+    ``gather`` and ``wait`` are collective: every rank calls them equally often and in the same order, never inside an
+    ``if rank``. `evenhand.processes.OneProcess` is the one of a program that was started alone.
+    """
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+
+    @property
+    def num_ranks(self) -> int:
+        """How many processes there are."""
+
+    def gather(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows of all ranks, in rank order, on every rank. Rows must be picklable."""
+
+    def wait(self) -> None:
+        """Come back when every rank has come here."""
+
+
 class Recipe(Protocol):
-    """Makes a curated set, example by example. ``num_images`` is how many rows ``build`` yields."""
+    """Makes a curated set, example by example. ``num_images`` is how many rows ``build`` yields on all ranks together.
+
+    What is made may not depend on the number of ranks: a batch, a picture, a row is given to one of them as it is.
+    """
 
     num_images: int
 
-    def build(self, folder: Path, *, device: torch.device) -> Iterator[Example]:
+    def build(self, folder: Path, *, device: torch.device, ranks: Ranks) -> Iterator[Example]:
         """Write images under ``folder`` and yield their rows; what an earlier, killed call wrote is kept and reused.
 
-        ``file_name`` of these rows is relative to ``folder``: ``train/000000.png``, ``preserve/000000.png``.
+        A rank yields the rows of the images that it made. ``file_name`` of these rows is relative to ``folder``:
+        ``train/000000.png``, ``preserve/000000.png``.
         """
 
 

@@ -12,11 +12,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LAUNCHED = "LOCAL_RANK"  # set by accelerate launch and torchrun
 DRIVEN = "EVENHAND_NUM_PROCESSES"  # set by evenhand's own driver: how many processes the child is to have
+
+Row = TypeVar("Row")
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -37,6 +40,21 @@ class ChildCrashed(Exception):
 def is_worker() -> bool:
     """Whether a launcher started this process: torchrun, `accelerate launch`, or evenhand's driver."""
     return LAUNCHED in os.environ or DRIVEN in os.environ
+
+
+@dataclass(frozen=True, slots=True)
+class OneProcess:
+    """`evenhand.interfaces.Ranks` of a process that works alone."""
+
+    rank: int = 0
+    num_ranks: int = 1
+
+    def gather(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows themselves."""
+        return list(rows)
+
+    def wait(self) -> None:
+        """Nobody to wait for."""
 
 
 def end_with_parent() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 ANY_CONCEPT = "*"
 SUITES = ("train", "heldout", "offtemplate", "explicit", "fixed", "unrelated", "groups", "scene")
@@ -22,17 +22,22 @@ class Attribute:
 
     ``forms`` turns a concept's noun phrase into its explicit form, one pattern per value with ``{}`` for the noun:
     ``{"woman": "female {}", "man": "male {}"}`` or ``{"worn": "{} with glasses"}``. ``words`` lists, per value, the
-    words that give the value away and so may not stand in a neutral caption.
+    words that give the value away and so may not stand in a neutral caption. ``parts`` are those of a joint attribute,
+    whose values are all combinations of theirs, the last part's varying fastest.
     """
 
     name: str
     values: tuple[str, ...]
     forms: Mapping[str, str]
     words: Mapping[str, tuple[str, ...]]
+    parts: tuple[Attribute, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(self.values))
         object.__setattr__(self, "words", {value: tuple(words) for value, words in self.words.items()})
+        for value in self.values:
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"attribute {self.name}: values must be text, got {value!r}; put it in quotes")
         if len(set(self.values)) != len(self.values) or len(self.values) < 2:
             raise ValueError(f"attribute {self.name}: needs two or more different values, got {list(self.values)}")
         for field, entries in (("forms", self.forms), ("words", self.words)):
@@ -47,32 +52,50 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The wanted shares of an attribute's values for one concept, or for all (``concept="*"``)."""
+    """The wanted shares of an attribute's values for one concept, or for all (``concept="*"``).
+
+    No shares leave the concept alone: it is to stay as the base has it (``base`` in YAML). ``source``, ``year`` and
+    ``population`` say where shares come from: a statistic, when it was taken, and of whom.
+    """
 
     attribute: str
     shares: tuple[float, ...]
     concept: str = ANY_CONCEPT
     source: str = "uniform"
+    year: int | None = None
+    population: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shares", tuple(float(share) for share in self.shares))
-        if any(share < 0 for share in self.shares):
-            raise ValueError(f"target of {self.attribute}: shares must be >= 0, got {list(self.shares)}")
+        if self.leaves_alone:
+            return
+        where = f"target of {self.attribute}" + ("" if self.concept == ANY_CONCEPT else f", concept {self.concept!r}")
+        if not all(0 <= share < math.inf for share in self.shares):
+            raise ValueError(f"{where}: shares must be >= 0, got {list(self.shares)}")
         total = math.fsum(self.shares)
         if abs(total - 1.0) > SHARES_TOLERANCE:
-            raise ValueError(
-                f"target of {self.attribute}: shares must sum to 1, got {total:g} from {list(self.shares)}"
-            )
+            raise ValueError(f"{where}: shares must sum to 1, got {total:g} from {list(self.shares)}")
+
+    @property
+    def leaves_alone(self) -> bool:
+        """Whether nothing is wanted of the concept but that it stays as it is."""
+        return not self.shares
 
     def check(self, attribute: Attribute) -> None:
         """Raise ValueError unless this target fits the attribute."""
         if self.attribute != attribute.name:
             raise ValueError(f"target is for attribute {self.attribute}, but the attribute is {attribute.name}")
-        if len(self.shares) != len(attribute.values):
+        if not self.leaves_alone and len(self.shares) != len(attribute.values):
             raise ValueError(
                 f"target of {self.attribute}: needs {len(attribute.values)} shares, one for each of "
                 f"{list(attribute.values)}, got {list(self.shares)}"
             )
+
+
+def target_json(target: Target) -> dict[str, object]:
+    """A target as it stands in files: what is not known of its origin is left out."""
+    known = {name: value for name, value in asdict(target).items() if value is not None}
+    return {**known, "shares": list(target.shares)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

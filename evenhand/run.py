@@ -266,7 +266,13 @@ def leaves(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
         yield prefix, node
 
 
-def check_place(folder: Path, *, needed_bytes: int) -> None:
+def check_place(
+    folder: Path,
+    *,
+    needed_bytes: int,
+    what: str = "checkpoints and adapter",
+    cure: str = "lower train.keep_checkpoints",
+) -> None:
     """Raise ValueError when a run folder cannot be written to, or its disk has less than this free; leaves nothing."""
     place = folder
     while not place.exists():
@@ -281,8 +287,8 @@ def check_place(folder: Path, *, needed_bytes: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed_bytes:
         raise ValueError(
-            f"run_folder {folder} needs about {needed_bytes / MEGABYTE:,.0f} MB for checkpoints and adapter, but its "
-            f"disk has {free / MEGABYTE:,.0f} MB free: make room, set run_folder, or lower train.keep_checkpoints"
+            f"run_folder {folder} needs about {needed_bytes / MEGABYTE:,.0f} MB for {what}, but its disk has "
+            f"{free / MEGABYTE:,.0f} MB free: make room, set run_folder, or {cure}"
         )
 
 

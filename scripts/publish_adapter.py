@@ -9,8 +9,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from evenhand.adapters.publish import prepare, send
+from evenhand.adapters.publish import prepare
 from evenhand.compose import Config, program
+from evenhand.publish import listing, send
 
 
 @program("publish")
@@ -30,8 +31,7 @@ def main(config: Config) -> None:
             with_kohya=with_kohya,
         )
         print(f"{'would upload' if dry_run else 'uploading'} to {repo} ({'private' if private else 'public'}):")
-        for name, num_bytes, sha256 in upload.files:
-            print(f"  {num_bytes:>12,} bytes  {sha256[:12]}  {name}")
+        print("\n".join(listing(upload)))
         if dry_run:
             print((upload.folder / "README.md").read_text(encoding="utf-8"))
             print("nothing was sent (dry_run=false sends it)")

@@ -38,6 +38,9 @@ class PaintedBase:
     num_loads: int = 0
     die_after: int | None = None
 
+    def check_captions(self, captions: Sequence[str], *, where: str) -> None:
+        """It reads captions of any length."""
+
     def load(self, *, device: torch.device, dtype: torch.dtype) -> PaintedBase:
         self.num_loads += 1
         return self

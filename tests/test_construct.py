@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evenhand.construct import build
+from evenhand.construct import build, build_at
 from evenhand.interfaces import SamplingSettings
 from evenhand.records import Target
 from tests.engines import Car, Engine
@@ -101,3 +101,13 @@ def test_an_error_inside_a_module_is_not_called_a_missing_module(
 def test_shares_of_a_target_reach_it_as_a_tuple() -> None:
     made = build({"_target_": "evenhand.records.Target", "attribute": "skin", "shares": [0.5, 0.5]})
     assert made == Target(attribute="skin", shares=(0.5, 0.5))
+
+
+def test_a_missing_key_of_a_part_that_stands_elsewhere_is_said_where_it_is_set() -> None:
+    """``sources.first: ${source}`` takes its keys from ``source``: recipe.sources.first.folder cannot be set."""
+    source = {"_target_": "builtins.dict", "folder": "???"}
+    plain = {"recipe": {"sources": {"first": source}}, "source": dict(source)}
+    with pytest.raises(ValueError, match=r"recipe.sources.first.folder has no value; set source.folder=..."):
+        build_at(plain, "recipe", allow=("builtins.",))
+    with pytest.raises(ValueError, match=r"source.folder has no value; set source.folder=..."):
+        build_at({"source": source}, "source", allow=("builtins.",))

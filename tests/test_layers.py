@@ -18,11 +18,12 @@ PACKAGE = ROOT / "evenhand"
 PROGRAM_FOLDERS = ("train", "evaluate", "data_recipes", "scripts")
 LAYERS = (
     {"__init__", "records", "seeds", "paths", "files", "construct", "processes"},
-    {"interfaces", "cache", "jobs"},
+    {"interfaces", "cache", "jobs", "publish"},
     {"compose"},
-    {"bases", "captions", "readers", "scorers", "stats", "trackers", "run", "launch", "tinytown"},
+    {"bases", "captions", "readers", "scorers", "stats", "trackers", "run", "launch", "ranks", "tinytown", "hygiene"},
+    {"sources"},
     {"adapters", "data", "methods", "recipes", "evaluation"},
-    {"training", "generation", "analysis"},
+    {"training", "generation", "analysis", "set_audit"},
     {"report"},
     {"honesty", "sweeps", "benchmark"},
     {"__main__"},

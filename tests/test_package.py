@@ -141,7 +141,7 @@ def test_the_installed_package_lists_its_programs(installed: Path, tmp_path: Pat
 def test_an_unknown_program_is_refused_with_the_choices(installed: Path, tmp_path: Path) -> None:
     done = run([installed / "evenhand", "train/lroa"], tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown program 'train/lroa'; choose one of data_recipes/build, ")
+    assert done.stderr.startswith("error: unknown program 'train/lroa'; choose one of data_recipes/audit, ")
 
 
 @pytest.mark.parametrize("name", program_names())

@@ -38,7 +38,7 @@ def test_every_program_on_the_disk_has_a_name() -> None:
 
 def test_an_unknown_program_is_refused_with_the_choices() -> None:
     with pytest.raises(
-        ValueError, match=r"unknown program '\.\./setup'; choose one of data_recipes/build, .*train/lora"
+        ValueError, match=r"unknown program '\.\./setup'; choose one of data_recipes/audit, .*train/lora"
     ):
         program_path("../setup")
 

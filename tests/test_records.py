@@ -8,7 +8,7 @@ import inspect
 import pytest
 
 import evenhand.records
-from evenhand.records import SUITES, Attribute, Prompt, Reading, SubjectReading, Target
+from evenhand.records import SUITES, Attribute, Prompt, Reading, SubjectReading, Target, target_json
 
 
 def attribute(**changes: object) -> Attribute:
@@ -40,6 +40,7 @@ def test_an_attribute_from_a_config_holds_tuples() -> None:
     ("changes", "message"),
     [
         ({"values": ["worn"]}, "two or more different values"),
+        ({"values": [True, False]}, "values must be text, got True; put it in quotes"),
         ({"values": ["worn", "worn"]}, "two or more different values"),
         ({"forms": {"worn": "{} with glasses"}}, "forms must name each of"),
         ({"words": {"worn": [], "absent": [], "broken": []}}, "words must name each of"),
@@ -50,6 +51,14 @@ def test_an_attribute_from_a_config_holds_tuples() -> None:
 def test_an_attribute_that_cannot_be_meant_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attribute(**changes)
+
+
+def test_a_target_without_shares_leaves_its_concept_alone() -> None:
+    alone = Target(attribute="glasses", shares=(), concept="judge", source="base")
+    assert alone.leaves_alone
+    alone.check(attribute())
+    assert not Target(attribute="glasses", shares=(0.25, 0.75)).leaves_alone
+    assert target_json(alone) == {"attribute": "glasses", "concept": "judge", "shares": [], "source": "base"}
 
 
 def test_a_target_needs_shares_that_sum_to_one() -> None:

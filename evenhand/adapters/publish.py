@@ -1,11 +1,9 @@
-"""An adapter folder made ready for a model hub, and sent there."""
+"""An adapter folder made ready for a model hub."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,11 @@ from evenhand.adapters.card import is_public, model_card, read_card
 from evenhand.adapters.file import WEIGHTS_NAME, read_adapter
 from evenhand.adapters.kohya import kohya_bytes
 from evenhand.files import sha256_file, write_text_atomic
+from evenhand.publish import Upload, check_names, upload_of
 
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9]([\w.-]{0,94}[A-Za-z0-9])?")
 OPTIONAL_FILES = ("captions.json",)
 KOHYA_NAME = "comfyui_a1111.safetensors"
 SNIPPET_NAME = "card_snippet.yaml"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """Which files would go to which repository: names, sizes in bytes and sha256, in order."""
-
-    repo: str
-    folder: Path
-    files: tuple[tuple[str, int, str], ...]
 
 
 def prepare(
@@ -37,10 +26,7 @@ def prepare(
     ``evaluation`` is a folder that ``evaluate/shift.py`` wrote of this very adapter. ValueError for what must not be
     published: a repository's name that is none, a base that only this machine knows, weights that are not the card's.
     """
-    if not REPO.fullmatch(repo) or "--" in repo or ".." in repo:
-        raise ValueError(f"repo must be <user or organisation>/<name>, got {repo!r}")
-    if not license.strip():
-        raise ValueError("license must be named: one of https://hf.co/docs/hub/repositories-licenses, or other")
+    check_names(repo=repo, license=license)
     content, facts = read_adapter(adapter), read_card(adapter)
     sha256 = sha256_file(content.path)
     if facts["weights_sha256"] != sha256:
@@ -62,10 +48,7 @@ def prepare(
     if with_kohya:
         (folder / KOHYA_NAME).write_bytes(kohya_bytes(content.path))
     write_text_atomic(folder / "README.md", model_card(facts, license=license, measured=measured))
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return Upload(
-        repo=repo, folder=folder, files=tuple((file.name, file.stat().st_size, sha256_file(file)) for file in files)
-    )
+    return upload_of(folder, repo=repo, kind="model")
 
 
 def _measured(evaluation: Path, sha256: str) -> Mapping[str, Any]:  # Any: YAML
@@ -84,22 +67,3 @@ def _measured(evaluation: Path, sha256: str) -> Mapping[str, Any]:  # Any: YAML
                     f"evaluation={evaluation} measured adapter {str(measured)[:12]}, but this one is {sha256[:12]}"
                 )
     return snippet
-
-
-def send(upload: Upload, *, private: bool) -> str:
-    """Make the repository if it is not there and put the files there in one commit; gives the commit's address."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-    api = HfApi()
-    try:
-        api.create_repo(upload.repo, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=upload.repo,
-            folder_path=upload.folder,
-            commit_message="Add adapter",
-            allow_patterns=[name for name, _, _ in upload.files],
-        )
-    except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        raise ValueError(f"{upload.repo} was not uploaded: {str(error).splitlines()[0]} (hf auth login)") from error
-    return str(commit.commit_url)

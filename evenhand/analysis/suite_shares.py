@@ -163,7 +163,7 @@ def target_of(plan: Plan, attribute: str, concept: str) -> tuple[float, ...] | N
     """The target of an attribute; of a joint its own, else the product of its parts' (each even in the others)."""
     target = plan.target(attribute, concept)
     parts = next((names for names in plan.joints if JOINT.join(names) == attribute), None)
-    if target is not None or parts is None:
+    if target is not None or parts is None or plan.leaves_alone(attribute, concept):
         return target
     cells = np.ones(1)
     for name in parts:

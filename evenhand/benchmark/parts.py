@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenhand.benchmark.architectures import random_base
+from evenhand.benchmark.building import measure_build
 from evenhand.benchmark.counts import GraphCounts, count_graph
 from evenhand.benchmark.full_size import FullSizeFigures, train_full_size
 from evenhand.benchmark.probe import StepPlan
@@ -111,6 +112,18 @@ def _generation(bench: Bench, folder: Path) -> GenerationFigures:
     )
 
 
+def _build(bench: Bench, folder: Path) -> GenerationFigures:
+    return measure_build(
+        bench.load(),
+        bench.reader,
+        bench.sampling,
+        batch_size=bench.sizes.generation_batch_size,
+        pairs=bench.sizes.pairs,
+        folder=folder,
+        device=bench.accelerator.device,
+    )
+
+
 def _reader(bench: Bench, folder: Path) -> Throughput:
     return measure_reader(
         bench.reader,
@@ -131,6 +144,7 @@ PARTS: Mapping[str, Callable[[Bench, Path], Figures]] = {
     "training": _training,
     "training_architecture": _training_architecture,
     "generation": _generation,
+    "build": _build,
     "reader": _reader,
     "statistics": _statistics,
     "full_sd15": _full("sd15"),

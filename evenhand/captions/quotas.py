@@ -9,10 +9,12 @@ JASA 1987). Which of several gets the odd image depends on the seed.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise, product
+from typing import Protocol
 
 from evenhand.records import ANY_CONCEPT, SHARES_TOLERANCE, Attribute, Target
 from evenhand.seeds import derive
@@ -25,6 +27,17 @@ Node = tuple[str | None, Cell]
 Edge = tuple[Node, Node]
 
 
+class TargetChoice(Protocol):
+    """A choice of conf/target."""
+
+    @property
+    def reference(self) -> bool:
+        """Whether a row for a concept that nobody asks for is no mistake: a statistic has more than any one set."""
+
+    def targets(self, attribute: Attribute) -> tuple[Target, ...]:
+        """The targets of an attribute."""
+
+
 def cells_of(attributes: Sequence[Attribute]) -> list[Cell]:
     """Every combination of values, in the attributes' order; the last attribute varies fastest."""
     return list(product(*(attribute.values for attribute in attributes)))
@@ -35,84 +48,149 @@ def cell_name(attributes: Sequence[Attribute], cell: Cell) -> str:
     return ", ".join(f"{attribute.name}={value}" for attribute, value in zip(attributes, cell, strict=True))
 
 
-def joint_attribute(attributes: Sequence[Attribute]) -> Attribute:
+def joint_attribute(attributes: Sequence[Attribute], *, joint: str = JOINT) -> Attribute:
     """The attributes as one whose values are the cells (``woman,dark``), so that one target can be given for all."""
-    values = tuple(JOINT.join(cell) for cell in cells_of(attributes))
+    values = tuple(joint.join(cell) for cell in cells_of(attributes))
     return Attribute(
-        name=JOINT.join(attribute.name for attribute in attributes),
+        name=joint.join(attribute.name for attribute in attributes),
         values=values,
         forms=dict.fromkeys(values, "{}"),
         words=dict.fromkeys(values, ()),
+        parts=tuple(attributes),
     )
 
 
-def cell_shares(attributes: Sequence[Attribute], targets: Sequence[Target], concept: str) -> list[Fraction]:
-    """The wanted share of each cell for a concept; separate targets multiply, a joint one is taken as it is.
+def targets_of(choice: TargetChoice, attribute: Attribute, *, concepts: Collection[str]) -> list[Target]:
+    """The targets of an attribute for known concepts and for all; ValueError when a row names another one."""
+    found = []
+    for target in choice.targets(attribute):
+        if target.concept == ANY_CONCEPT or target.concept in concepts:
+            found.append(target)
+        elif not choice.reference:
+            near = difflib.get_close_matches(target.concept, concepts, n=1)
+            cure = f"did you mean {near[0]!r}?" if near else "no list of concepts has it"
+            raise ValueError(f"target of {target.attribute}: unknown concept {target.concept!r}; {cure}")
+    return found
 
-    A target for the concept itself replaces those for all concepts. Raises ValueError when an attribute has no target
-    or several, or when a target does not fit.
+
+def cell_shares(
+    attributes: Sequence[Attribute], targets: Sequence[Target], concepts: Sequence[str]
+) -> dict[str, list[Fraction]]:
+    """The wanted share of each cell for each concept; separate targets multiply, a joint one is taken as it is.
+
+    A target for the concept itself replaces those for all concepts. A concept that is left alone is not in the answer.
+    Raises ValueError when an attribute has no target or several, or when a target does not fit.
     """
-    chosen = _targets_for(attributes, targets, concept)
-    tables = [(tuple(target.attribute.split(JOINT)), _shares(attributes, target)) for target in chosen]
     names = [attribute.name for attribute in attributes]
-    shares = []
-    for cell in cells_of(attributes):
-        value_of = dict(zip(names, cell, strict=True))
-        shares.append(math.prod(table[tuple(value_of[name] for name in key)] for key, table in tables))
-    return [Fraction(share) for share in shares]
+    by_concept: dict[str, list[Target]] = {}
+    for target in targets:
+        _check_fits(attributes, target)
+        by_concept.setdefault(target.concept, []).append(target)
+    known: dict[tuple[Target, ...], list[Fraction]] = {}  # most concepts share a target
+    shares: dict[str, list[Fraction]] = {}
+    for concept in concepts:
+        chosen = _targets_for(names, by_concept, concept)
+        if not _left_alone(chosen, concept):
+            if chosen not in known:
+                known[chosen] = _product(attributes, chosen)
+            shares[concept] = known[chosen]
+    return shares
 
 
 def allocate(
-    shares: Mapping[str, Sequence[Fraction]], *, cells: Sequence[Cell], count: int, seed: int
+    shares: Mapping[str, Sequence[Fraction]], *, cells: Sequence[Cell], count: int | Mapping[str, int], seed: int
 ) -> dict[str, list[int]]:
-    """Whole numbers per concept and cell: each concept gets ``count``; for the rest see the head of the file."""
-    rounding = _Rounding(shares, cells=cells, count=count, seed=seed)
+    """Whole numbers per concept and cell; for their totals over concepts and attributes see the head of the file.
+
+    ``count`` is what each concept gets, or what each gets by its name.
+    """
+    totals = dict.fromkeys(shares, count) if isinstance(count, int) else count
+    rounding = _Rounding(shares, cells=cells, totals=totals, seed=seed)
     rounding.run()
     counts = {concept: [int(rounding.quota(concept, cell)) for cell in cells] for concept in shares}
-    assert all(sum(row) == count for row in counts.values()), "each concept's total is whole and never moved"
+    assert all(sum(row) == totals[concept] for concept, row in counts.items()), "totals are whole and never moved"
     return counts
 
 
 def check_feasible(attributes: Sequence[Attribute], shares: Mapping[str, Sequence[Fraction]], *, count: int) -> None:
     """Raise ValueError, naming the cell, when a wanted cell of a concept would get less than one image."""
     cells = cells_of(attributes)
-    for concept, row in shares.items():
-        for cell, share in zip(cells, row, strict=True):
-            if 0 < share * count < 1:
-                raise ValueError(
-                    f"quota of {concept}, cell {cell_name(attributes, cell)}: {float(share):.3g} of {count} images is "
-                    f"less than one; needs images_per_concept >= {math.ceil(1 / share)}, or a target without this cell"
-                )
+    empty = [
+        (share, concept, cell)
+        for concept, row in shares.items()
+        for cell, share in zip(cells, row, strict=True)
+        if 0 < share * count < 1
+    ]
+    if empty:
+        share, concept, cell = empty[0]
+        more = f" ({len(empty) - 1} more cells are too small)" if len(empty) > 1 else ""
+        least = math.ceil(1 / min(share for share, _, _ in empty))
+        raise ValueError(
+            f"quota of {concept}, cell {cell_name(attributes, cell)}: {float(share):.3g} of {count} images is less "
+            f"than one{more}; needs images_per_concept >= {least}, or a target without this cell"
+        )
 
 
-def _targets_for(attributes: Sequence[Attribute], targets: Sequence[Target], concept: str) -> list[Target]:
-    names = [attribute.name for attribute in attributes]
-    own = [target for target in targets if target.concept == concept]
-    covered = {name for target in own for name in target.attribute.split(JOINT)}
-    general = [target for target in targets if target.concept == ANY_CONCEPT]
-    chosen = own + [target for target in general if not covered & set(target.attribute.split(JOINT))]
-    used = [name for target in chosen for name in target.attribute.split(JOINT)]
-    for name in used:
-        if name not in names:
-            raise ValueError(f"target for attribute {name!r}, but the attributes are {', '.join(names)}")
-    for name in names:
-        if used.count(name) != 1:
-            problem = "no target" if name not in used else f"{used.count(name)} targets"
-            raise ValueError(f"attribute {name} has {problem} for concept {concept!r}; it needs exactly one")
-    return chosen
-
-
-def _shares(attributes: Sequence[Attribute], target: Target) -> dict[Cell, Fraction]:
-    """A target's shares by the values that they are for, as exact fractions that sum to one."""
+def _check_fits(attributes: Sequence[Attribute], target: Target) -> None:
     by_name = {attribute.name: attribute for attribute in attributes}
-    members = [by_name[name] for name in target.attribute.split(JOINT)]
-    cells = cells_of(members)
-    if len(target.shares) != len(cells):
+    members = target.attribute.split(JOINT)
+    for name in members:
+        if name not in by_name:
+            raise ValueError(f"target for attribute {name!r}, but the attributes are {', '.join(by_name)}")
+    cells = cells_of([by_name[name] for name in members])
+    if not target.leaves_alone and len(target.shares) != len(cells):
         listed = "; ".join(", ".join(cell) for cell in cells)
         raise ValueError(
             f"target of {target.attribute}: needs {len(cells)} shares, one for each of ({listed}), "
             f"got {list(target.shares)}"
         )
+
+
+def _targets_for(names: Sequence[str], by_concept: Mapping[str, Sequence[Target]], concept: str) -> tuple[Target, ...]:
+    """The targets that hold for a concept, each attribute in exactly one of them."""
+    own = by_concept.get(concept, [])
+    covered = {name for target in own for name in target.attribute.split(JOINT)}
+    general = by_concept.get(ANY_CONCEPT, [])
+    chosen = (*own, *(target for target in general if not covered & set(target.attribute.split(JOINT))))
+    used = [name for target in chosen for name in target.attribute.split(JOINT)]
+    for name in names:
+        if used.count(name) != 1:
+            problem = "no target" if name not in used else f"{used.count(name)} targets"
+            raise ValueError(
+                f"attribute {name} has {problem} for concept {concept!r}; it needs exactly one: a row of its own, or "
+                f"one for all other concepts ({ANY_CONCEPT!r})"
+            )
+    return chosen
+
+
+def _left_alone(chosen: Sequence[Target], concept: str) -> bool:
+    """Whether a concept's targets leave it alone; ValueError when only some of them do."""
+    alone = [target.attribute for target in chosen if target.leaves_alone]
+    others = [target.attribute for target in chosen if not target.leaves_alone]
+    if alone and others:
+        raise ValueError(
+            f"concept {concept!r}: {alone[0]} is to stay as the base has it, but {others[0]} has shares; a concept is "
+            f"left alone as a whole: make both base, give both shares, or take {alone[0]} out of the attributes"
+        )
+    return bool(alone)
+
+
+def _product(attributes: Sequence[Attribute], chosen: Sequence[Target]) -> list[Fraction]:
+    """The share of each cell from targets that together cover each attribute once."""
+    places = {attribute.name: place for place, attribute in enumerate(attributes)}
+    tables = []
+    for target in chosen:
+        key = [places[name] for name in target.attribute.split(JOINT)]
+        tables.append((key, _exact([attributes[place] for place in key], target)))
+    return [
+        math.prod((table[tuple(cell[place] for place in key)] for key, table in tables), start=Fraction(1))
+        for cell in cells_of(attributes)
+    ]
+
+
+def _exact(members: Sequence[Attribute], target: Target) -> dict[Cell, Fraction]:
+    """A target's shares by the values that they are for, as exact fractions that sum to one."""
+    cells = cells_of(members)
     rounded = [Fraction(share).limit_denominator(MAX_DENOMINATOR) for share in target.shares]
     total = sum(rounded, Fraction(0))
     assert abs(total - 1) < 2 * len(cells) * SHARES_TOLERANCE, "Target checks its sum"
@@ -129,13 +207,13 @@ class _Rounding:
     """
 
     def __init__(
-        self, shares: Mapping[str, Sequence[Fraction]], *, cells: Sequence[Cell], count: int, seed: int
+        self, shares: Mapping[str, Sequence[Fraction]], *, cells: Sequence[Cell], totals: Mapping[str, int], seed: int
     ) -> None:
         self._flow: dict[Edge, Fraction] = {}
         for concept, row in shares.items():
             for cell, share in zip(cells, row, strict=True):
                 for edge in _path(concept, cell):
-                    self._flow[edge] = self._flow.get(edge, Fraction(0)) + share * count
+                    self._flow[edge] = self._flow.get(edge, Fraction(0)) + share * totals[concept]
         self._open: dict[Node, dict[Node, Edge]] = {}
         broken = [edge for edge, flow in self._flow.items() if flow.denominator != 1]
         for edge in sorted(broken, key=lambda edge: derive(seed, "quota", repr(edge))):

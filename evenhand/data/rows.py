@@ -46,6 +46,11 @@ def read_examples(data: Path, split: str) -> tuple[Example, ...]:
     trained on, no caption.
     """
     path = data / split / METADATA_NAME
+    if (path.parent / "captions.jsonl").is_file() and not path.is_file():
+        raise ValueError(
+            f"curated set {data} holds captions without images (recipe=captions_only), and training needs images: "
+            "build it with another recipe of conf/recipe"
+        )
     if not path.is_file():
         raise ValueError(f"curated set {data} has no {split}/{METADATA_NAME} (data=<folder that build.py wrote>)")
     examples = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evenhand.files import read_json, sha256_json, write_json_atomic
-from evenhand.records import ANY_CONCEPT, Prompt, Target
+from evenhand.records import ANY_CONCEPT, Prompt, Target, target_json
 
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
@@ -152,7 +152,7 @@ class Plan:
                 raise ValueError(f"plan: a joint needs two or more of {sorted(self.attributes)}, got {list(names)}")
         for target in self.targets:
             values = {**self.attributes, **self.joint_attributes}.get(target.attribute)
-            if values is None or len(values) != len(target.shares):
+            if values is None or (not target.leaves_alone and len(values) != len(target.shares)):
                 raise ValueError(f"plan: target {target} does not fit the attributes {dict(self.attributes)}")
         for prompt in self.prompts:
             for attribute, value in (prompt.expects or {}).items():
@@ -168,7 +168,17 @@ class Plan:
         return 1 - self.alpha
 
     def target(self, attribute: str, concept: str) -> tuple[float, ...] | None:
-        """The wanted shares for a concept: its own row, else the row of all concepts, else None."""
+        """The wanted shares for a concept: its own row, else the row of all concepts, else None.
+
+        None as well where the concept is to stay as the base has it: there is no distance to such a target.
+        """
+        return self._shares(attribute, concept) or None
+
+    def leaves_alone(self, attribute: str, concept: str) -> bool:
+        """Whether the attribute's target is that the concept stays as the base has it."""
+        return self._shares(attribute, concept) == ()
+
+    def _shares(self, attribute: str, concept: str) -> tuple[float, ...] | None:
         rows = {target.concept: target.shares for target in self.targets if target.attribute == attribute}
         return rows.get(concept, rows.get(ANY_CONCEPT))
 
@@ -191,7 +201,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:  # Any: JSON
         "arms": list(plan.arms),
         "primary": asdict(plan.primary),
         "attributes": [{"name": name, "values": list(values)} for name, values in plan.attributes.items()],
-        "targets": [{**asdict(target), "shares": list(target.shares)} for target in plan.targets],
+        "targets": [target_json(target) for target in plan.targets],
         "prompts": [
             {**asdict(prompt), "expects": dict(prompt.expects) if prompt.expects else None} for prompt in plan.prompts
         ],

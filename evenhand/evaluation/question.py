@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from typing import Any, Protocol
 
+from evenhand.captions.quotas import TargetChoice, joint_attribute, targets_of
 from evenhand.evaluation.forecast import expected_effect
 from evenhand.evaluation.overlap import TrainingCaptions, without_overlap
 from evenhand.evaluation.plan import JOINT, Dose, GenerationPlan, Plan, Primary, Sequential
@@ -18,13 +18,6 @@ from evenhand.seeds import derive
 
 BASE_ARM, ADAPTED_ARM = "base", "adapted"
 DTYPES = ("float32", "float16", "bfloat16")
-
-
-class TargetChoice(Protocol):
-    """What conf/target names."""
-
-    def targets(self, attribute: Attribute) -> tuple[Target, ...]:
-        """The targets of an attribute."""
 
 
 class TierChoice(Protocol):
@@ -127,7 +120,10 @@ def ask(
     return Question(
         settings=settings,
         attribute=attribute,
-        targets=(*target.targets(attribute), *_joint_targets(settings.joints, attributes, joint_target)),
+        targets=(
+            *targets_of(target, attribute, concepts=suites.concepts),
+            *_joint_targets(settings.joints, attributes, joint_target, suites.concepts),
+        ),
         prompts=prompts,
         attributes=attributes,
         reader=reader.name,
@@ -158,17 +154,25 @@ def _check_names(readers: Sequence[Reader]) -> None:
 
 
 def _joint_targets(
-    joints: Sequence[Sequence[str]], attributes: Mapping[str, Sequence[str]], choice: TargetChoice | None
+    joints: Sequence[Sequence[str]],
+    attributes: Mapping[str, Sequence[str]],
+    choice: TargetChoice | None,
+    concepts: Collection[str],
 ) -> list[Target]:
     """The targets of joint attributes, whose values are all combinations; none where none is chosen."""
     if choice is None:
         return []
     targets: list[Target] = []
     for names in joints:
-        values = tuple(JOINT.join(cell) for cell in product(*(attributes[name] for name in names)))
-        forms, words = dict.fromkeys(values, "{}"), dict.fromkeys(values, ())
-        targets += choice.targets(Attribute(name=JOINT.join(names), values=values, forms=forms, words=words))
+        parts = [_unworded(name, attributes[name]) for name in names]
+        targets += targets_of(choice, joint_attribute(parts, joint=JOINT), concepts=concepts)
     return targets
+
+
+def _unworded(name: str, values: Sequence[str]) -> Attribute:
+    """An attribute of which no caption is made."""
+    values = tuple(values)
+    return Attribute(name=name, values=values, forms=dict.fromkeys(values, "{}"), words=dict.fromkeys(values, ()))
 
 
 def _declared(name: str, attribute: Attribute, reader: Reader) -> tuple[str, ...]:

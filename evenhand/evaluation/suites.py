@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evenhand.captions.templates import Concept, Template, concepts_of
+from evenhand.captions.language import ENGLISH, Language
+from evenhand.captions.templates import Concept, ConceptEntry, Template, concepts_of
 from evenhand.records import SUITES, Attribute, Prompt
 
 GROUP_KEYS = ("suite", "concepts", "templates", "name", "expects")
@@ -45,23 +46,27 @@ class Suites:
 
     ``num_seeds`` says for each suite how many images an arm makes of each prompt. ``name`` and ``version`` go into the
     plan: other prompts are another version. ``shared_rows`` maps a row of a tier to the suites that fill it together,
-    by turns, where a suite alone has too few prompts.
+    by turns, where a suite alone has too few prompts. ``language`` is that of the prompts, where it is not English.
     """
 
     def __init__(
         self,
         *,
-        concepts: Mapping[str, Sequence[str | Mapping[str, str]]],
+        concepts: Mapping[str, Sequence[ConceptEntry]],
         groups: Sequence[Mapping[str, Any]],  # Any: YAML, checked by PromptGroup
         num_seeds: Mapping[str, int],
         name: str | None = None,
         version: int | None = None,
         shared_rows: Mapping[str, Sequence[str]] | None = None,
+        language: Language | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.shared_rows = {row: tuple(suites) for row, suites in (shared_rows or {}).items()}
-        self._lists = {name: concepts_of(entries, what=f"suite list {name}") for name, entries in concepts.items()}
+        spoken = ENGLISH if language is None else language
+        self._lists = {
+            name: concepts_of(entries, what=f"suite list {name}", language=spoken) for name, entries in concepts.items()
+        }
         self._groups = tuple(self._group(group) for group in groups)
         self._num_seeds = dict(num_seeds)
         for suite in {group.suite for group in self._groups} | set(num_seeds):
@@ -89,6 +94,11 @@ class Suites:
                 raise ValueError(f"{where}: no concept list {name!r}; there are {', '.join(self._lists)}")
         templates = tuple(Template(text) for text in group["templates"])
         return PromptGroup(**{**group, "concepts": lists, "templates": templates})
+
+    @property
+    def concepts(self) -> frozenset[str]:
+        """The names of all lists' concepts, whether or not a group asks for them."""
+        return frozenset(concept.name for concepts in self._lists.values() for concept in concepts)
 
     @property
     def named_attributes(self) -> tuple[str, ...]:

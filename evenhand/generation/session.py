@@ -11,13 +11,13 @@ from types import TracebackType
 from typing import Any
 
 from evenhand.cache import open_cache
+from evenhand.captions.quotas import TargetChoice
 from evenhand.evaluation.forecast import duration, forecast
 from evenhand.evaluation.overlap import training_captions
 from evenhand.evaluation.plan import Plan, Sequential, freeze_plan
 from evenhand.evaluation.question import (
     EvaluationSettings,
     Question,
-    TargetChoice,
     TierChoice,
     ask,
     plan_evaluation,

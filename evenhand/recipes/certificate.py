@@ -1,116 +1,83 @@
-"""What a curated set really holds, counted from its files, against what was asked for."""
+"""A set's certificate: what was asked for, what its files really hold, and how they came to be."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evenhand.captions.quotas import Cell
-from evenhand.files import read_jsonl, sha256_file, sha256_json
+from evenhand.files import read_json
+from evenhand.hygiene.people import people_record
+from evenhand.recipes.claims import claims_of_plan
+from evenhand.recipes.counts import counted
 from evenhand.recipes.curated_plan import CuratedPlan
-from evenhand.recipes.curated_set import METADATA, PRESERVE, TRAIN, Origin
-from evenhand.recipes.self_generated import ATTEMPTS
+from evenhand.recipes.curated_set import Origin
+from evenhand.recipes.report import BuildAccount, CellAccount
+from evenhand.recipes.stored import open_set
 
 CERTIFICATE = "certificate.json"
-VERSION = 1
+VERSION = 2
 
 Json = dict[str, Any]  # Any: JSON
 
 
-def certify(folder: Path, plan: CuratedPlan, origin: Origin) -> Json:
-    """The certificate of a set: counts against quotas, leaks, exact duplicates, hashes, acceptance per cell.
+def certify(folder: Path, plan: CuratedPlan, origin: Origin, account: BuildAccount | None = None) -> Json:
+    """The certificate of a set that was built, counted from its files (`evenhand.recipes.counts.counted`).
 
-    ``passed`` says that each cell is within one of its quota, per concept and overall, without leak or duplicate.
+    What cannot be counted from them, attempts and what was left out, is as the recipe's ``account`` tells it.
     """
-    rows = read_jsonl(folder / TRAIN / METADATA)
-    preserve = read_jsonl(folder / PRESERVE / METADATA)
-    names = [attribute.name for attribute in plan.attributes]
-    counts = Counter((row["concept"], tuple(row["labels"][name] for name in names)) for row in rows)
-    cells: list[Json] = [
-        {
-            "concept": concept.name,
-            "labels": dict(zip(names, cell, strict=True)),
-            "wanted": round(float(plan.exact[concept.name][position]), 6),
-            "quota": plan.quotas[concept.name][position],
-            "count": counts.pop((concept.name, cell), 0),
-        }
-        for concept in plan.concepts
-        for position, cell in enumerate(plan.cells)
-    ]
-    overall = [_overall(names, cell, cells) for cell in plan.cells]
-    leaks = plan.leaks([row["text"] for row in rows], [row["text"] for row in preserve])
-    files = _hashes(folder)
-    duplicates = _duplicates(files)
-    deviations = {
-        "per_concept": max(abs(entry["count"] - entry["wanted"]) for entry in cells),
-        "overall": max(abs(entry["count"] - entry["wanted"]) for entry in overall),
-    }
-    within = max(deviations.values()) < 1 and not counts
+    told = BuildAccount() if account is None else account
+    claims = claims_of_plan(plan, license=origin.license, max_repeats=told.max_repeats)
+    counts = counted(claims, open_set(folder))
     return {
         "version": VERSION,
-        "passed": within and not leaks and not duplicates,
+        "passed": counts.pop("passed"),
         **asdict(origin),
+        "sources": _sources(plan, origin, told),
+        "people": people_record(told.depicts, told.consent),
         "seed": plan.seed,
-        "num_images": len(rows),
-        "num_preserve": len(preserve),
-        "attributes": {attribute.name: list(attribute.values) for attribute in plan.attributes},
-        "targets": [asdict(target) for target in plan.targets],
-        "heldout": [concept.name for concept in plan.heldout],
-        "largest_deviation": deviations,
-        "not_asked_for": [{"concept": concept, "cell": list(cell)} for concept, cell in sorted(counts)],
-        "cells": cells,
-        "overall": overall,
-        "leaks": [str(leak) for leak in leaks],
-        "duplicates": duplicates,
-        "acceptance": _acceptance(folder, plan),
-        "sha256": sha256_json(sorted(files.items())),
-        "files": files,
+        **claims.as_json(),
+        "left_alone": [concept.name for concept in plan.left_alone],
+        **{key: value for key, value in counts.items() if key not in ("sha256", "files")},
+        "acceptance": None if told.acceptance is None else [_acceptance(cell) for cell in told.acceptance],
+        "skipped": {
+            reason: {"number": items.number, "keys": list(items.keys)} for reason, items in told.skipped.items()
+        },
+        "filters": dict(told.filters),
+        "notes": list(told.notes),
+        "sha256": counts["sha256"],
+        "files": counts["files"],
     }
 
 
-def _overall(names: Sequence[str], cell: Cell, cells: Sequence[Json]) -> Json:
-    labels = dict(zip(names, cell, strict=True))
-    members = [entry for entry in cells if entry["labels"] == labels]
-    sums = {key: round(sum(entry[key] for entry in members), 6) for key in ("wanted", "quota", "count")}
-    return {"labels": labels, **sums}
+def _sources(plan: CuratedPlan, origin: Origin, told: BuildAccount) -> dict[str, str]:
+    """The licence of everything that the set was made from, the list of its concepts included."""
+    listed = plan.concept_list
+    concepts = {} if listed is None else {f"concept list {listed.name}": listed.license}
+    return {**(told.sources or {origin.source: origin.license}), **concepts}
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file of the set's two parts, by its place in the set."""
-    found = sorted(path for part in (TRAIN, PRESERVE) for path in (folder / part).glob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in found}
+def read_certificate(folder: Path) -> Json:
+    """A set's certificate; ValueError when there is none, or none that this version can count again."""
+    path = folder / CERTIFICATE
+    certificate: Json = read_json(path)
+    found = certificate.get("version") if isinstance(certificate, dict) else None
+    if found != VERSION:
+        raise ValueError(
+            f"{path} has version {found!r}, and this evenhand reads version {VERSION}: build the set again, or use the "
+            "evenhand that built it"
+        )
+    return certificate
 
 
-def _duplicates(files: dict[str, str]) -> list[list[str]]:
-    """Training images with the same bytes, in groups."""
-    by_hash: dict[str, list[str]] = {}
-    for name, digest in files.items():
-        if name.startswith(f"{TRAIN}/") and not name.endswith(METADATA):
-            by_hash.setdefault(digest, []).append(name)
-    return [names for names in by_hash.values() if len(names) > 1]
-
-
-def _acceptance(folder: Path, plan: CuratedPlan) -> list[Json] | None:
-    """Attempts, confirmed ones and reasons of refusal per cell; None where nothing was attempted (no reader)."""
-    if not (folder / ATTEMPTS).is_file():
-        return None
-    outcomes: dict[tuple[str, Cell], list[str | None]] = {}
-    for line in read_jsonl(folder / ATTEMPTS):
-        for index, _, reason in line["attempts"]:
-            slot = plan.slots[index]
-            outcomes.setdefault((slot.concept, slot.cell), []).append(reason)
-    names = [attribute.name for attribute in plan.attributes]
-    return [
-        {
-            "concept": concept,
-            "labels": dict(zip(names, cell, strict=True)),
-            "attempts": len(reasons),
-            "confirmed": reasons.count(None),
-            "rate": round(reasons.count(None) / len(reasons), 4),
-            "refused": dict(Counter(reason for reason in reasons if reason is not None).most_common()),
-        }
-        for (concept, cell), reasons in outcomes.items()
-    ]
+def _acceptance(cell: CellAccount) -> Mapping[str, Any]:  # Any: JSON
+    return {
+        "concept": cell.concept,
+        "labels": dict(cell.labels),
+        "attempts": cell.attempts,
+        "confirmed": cell.confirmed,
+        "rate": round(cell.rate, 4),
+        "disagreed": cell.disagreed,
+        "refused": dict(cell.refused),
+    }

@@ -18,6 +18,7 @@ from evenhand.files import atomic_path, write_jsonl_atomic
 from evenhand.interfaces import Recipe
 from evenhand.recipes.curated_plan import CuratedPlan, Slot
 from evenhand.recipes.preserve import Request
+from evenhand.recipes.report import BuildAccount
 from evenhand.records import Example
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 TRAIN = "train"
 PRESERVE = "preserve"
 METADATA = "metadata.jsonl"
+HALF_WRITTEN = ".*.tmp.*"  # the temporary names of `evenhand.files.atomic_path`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,15 @@ class CuratedRecipe(Recipe, Protocol):
     plan: CuratedPlan
     origin: Origin
     inputs: Mapping[str, Path]
+
+    def check(self, folder: Path) -> None:
+        """Raise ValueError for what can be known to be wrong before a model is loaded or anything written.
+
+        Sources that are not there, captions that the base would cut off, a disk without room. Every rank calls it.
+        """
+
+    def account(self, folder: Path) -> BuildAccount:
+        """What the finished build in ``folder`` tries, leaves out and notes, read from its files."""
 
 
 def image_name(folder: str, index: int) -> str:
@@ -83,13 +94,13 @@ def explicit_row(row: Example, slot: Slot) -> Example:
 
 
 def request_row(request: Request, origin: Origin, *, index: int, seed: int) -> Example:
-    """The row of a preserve caption's image, which no reader has labelled."""
+    """The row of an image of ``preserve/`` that no reader has labelled."""
     return Example(
         file_name=image_name(PRESERVE, index),
         text=request.caption,
-        concept="",
+        concept=request.concept,
         labels={},
-        template=request.caption,
+        template=request.template or request.caption,
         source=origin.source,
         seed=seed,
         license=origin.license,
@@ -110,7 +121,13 @@ def place_again(folder: Path, existing: str, name: str) -> None:
 
 
 def write_metadata(folder: Path, rows: Iterable[Example]) -> None:
-    """Write each part's ``metadata.jsonl``, sorted by file name, atomically."""
+    """Write each part's ``metadata.jsonl``, sorted by file name, atomically; nobody may still be writing images.
+
+    Files that a kill left half written are removed: they are no part of the set.
+    """
+    for place in (folder, folder / TRAIN, folder / PRESERVE):
+        for leftover in place.glob(HALF_WRITTEN):
+            leftover.unlink()
     parts: dict[str, list[Example]] = {}
     for row in rows:
         part, _, name = row.file_name.partition("/")
@@ -120,8 +137,8 @@ def write_metadata(folder: Path, rows: Iterable[Example]) -> None:
 
 
 def explicit_rows(folder: Path, plan: CuratedPlan, rows: Mapping[int, Example]) -> Iterator[Example]:
-    """Place every training image again under its explicit caption; ``rows`` are the training rows by slot index."""
-    for slot in plan.slots:
-        row = explicit_row(rows[slot.index], slot)
-        place_again(folder, rows[slot.index].file_name, row.file_name)
+    """Place training images again under their explicit captions; ``rows`` are the training rows by slot index."""
+    for index, train in rows.items():
+        row = explicit_row(train, plan.slots[index])
+        place_again(folder, train.file_name, row.file_name)
         yield row

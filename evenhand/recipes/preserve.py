@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evenhand.captions.leaks import heldout_leaks
 from evenhand.captions.templates import Concept
+from evenhand.recipes.curated_plan import CuratedPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """An image to be made for a preserve caption; ``number`` counts within the caption."""
+    """An image to be made for a caption of ``preserve/``; ``number`` counts within the caption.
+
+    ``concept`` is one that is left alone, whose neutral ``caption`` is made of ``template``; "" for other captions.
+    """
 
     caption: str
     number: int
+    concept: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +58,29 @@ class Preserve:
         for caption in self.captions:
             yield from (Request(caption=caption, number=number) for number in range(self.images_per_caption))
         yield from (Request(caption="", number=number) for number in range(self.empty))
+
+
+def requests_of(plan: CuratedPlan, preserve: Preserve | None) -> tuple[Request, ...]:
+    """The images of ``preserve/`` that are not training images: its captions', then those of concepts left alone.
+
+    ValueError for a caption that names a held-out concept, or for concepts left alone and no ``preserve/``.
+    """
+    if preserve is None:
+        if plan.left_alone:
+            raise ValueError(
+                f"concept {plan.left_alone[0].name!r} is to stay as the base has it, and its images go to preserve/: "
+                "recipe.preserve must not be null"
+            )
+        return ()
+    preserve.check(plan.heldout)
+    if problems := plan.grammar(list(filter(None, preserve.captions))):
+        raise ValueError(f"preserve.captions have mistakes of grammar: {problems[0]}")
+    requests = list(preserve.requests())
+    counted = Counter(dict.fromkeys(preserve.captions, preserve.images_per_caption))
+    for caption in plan.left_alone_captions:
+        number = counted[caption.text]
+        counted[caption.text] += 1
+        requests.append(
+            Request(caption=caption.text, number=number, concept=caption.concept, template=caption.template)
+        )
+    return tuple(requests)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evenhand.interfaces import Ranks
 from evenhand.recipes.curated_plan import CuratedPlan, Slot
 from evenhand.recipes.curated_set import (
     PRESERVE,
@@ -16,7 +17,9 @@ from evenhand.recipes.curated_set import (
     save_image,
     train_row,
 )
-from evenhand.recipes.preserve import Preserve, Request
+from evenhand.recipes.pictures import check_room
+from evenhand.recipes.preserve import Preserve, Request, requests_of
+from evenhand.recipes.report import BuildAccount
 from evenhand.records import Example
 from evenhand.seeds import derive
 from evenhand.tinytown.world import WORLD_PATH, Scene, tinytown
@@ -35,39 +38,44 @@ class TinytownRenders:
         self.size_px = size_px
         self.preserve = preserve
         self.origin = Origin(source="renders:tinytown", confirmed_by=None, license=license)
-        self.inputs: Mapping[str, Path] = {"world": WORLD_PATH}
+        self.inputs: Mapping[str, Path] = {"world": WORLD_PATH, **plan.inputs}
         self.world = tinytown()
-        for concept in plan.concepts:
+        for concept in (*plan.concepts, *plan.left_alone):
             self._check(concept.name)
-        self.requests: list[Request] = []
-        self.num_images = len(plan.slots)
-        if preserve is not None:
-            preserve.check(plan.heldout)
-            self.requests = list(preserve.requests())
-            for caption in preserve.captions:
-                self._scene_of(caption)
-            self.num_images += len(self.requests) + (len(plan.slots) if preserve.explicit else 0)
+        self.requests = requests_of(plan, preserve)
+        for caption in () if preserve is None else preserve.captions:
+            self._scene_of(caption)
+        self.num_images = len(plan.slots) + len(self.requests) + self._num_explicit
 
-    def build(self, folder: Path, *, device: torch.device) -> Iterator[Example]:
-        """Render every slot, then ``preserve/``; the device is not needed."""
+    def check(self, folder: Path) -> None:
+        """Raise ValueError for a folder that cannot hold the set."""
+        check_room(folder, num_images=self.num_images - self._num_explicit, num_pixels=self.size_px**2)
+
+    def account(self, folder: Path) -> BuildAccount:
+        """Nothing was attempted in vain, and nothing left out."""
+        return BuildAccount(sources={self.origin.source: self.origin.license})
+
+    def build(self, folder: Path, *, device: torch.device, ranks: Ranks) -> Iterator[Example]:
+        """Render this rank's share of the slots, then of ``preserve/``; the device is not needed."""
         rows: dict[int, Example] = {}
-        for slot in self.plan.slots:
+        for slot in self.plan.slots[ranks.rank :: ranks.num_ranks]:
             seed = derive(self.plan.seed, "image", slot.concept, *slot.cell, slot.place)
             row = train_row(slot, self.origin, seed=seed)
             self._render(folder / row.file_name, self._slot_scene(slot, seed))
             rows[slot.index] = row
             yield row
-        if self.preserve is None:
-            return
-        first = 0
-        if self.preserve.explicit:
+        if self._num_explicit:
             yield from explicit_rows(folder, self.plan, rows)
-            first = len(self.plan.slots)
-        for index, request in enumerate(self.requests, start=first):
+        numbered = list(enumerate(self.requests, start=self._num_explicit))
+        for index, request in numbered[ranks.rank :: ranks.num_ranks]:
             seed = derive(self.plan.seed, PRESERVE, request.caption, request.number)
             row = request_row(request, self.origin, index=index, seed=seed)
             self._render(folder / row.file_name, self._request_scene(request, seed))
             yield row
+
+    @property
+    def _num_explicit(self) -> int:
+        return len(self.plan.slots) if self.preserve is not None and self.preserve.explicit else 0
 
     def _check(self, concept: str) -> None:
         """Raise ValueError unless tinytown draws the concept with the plan's attributes and values."""
@@ -86,6 +94,8 @@ class TinytownRenders:
         return self.world.draw(slot.concept, seed, fixed=slot.labels)
 
     def _request_scene(self, request: Request, seed: int) -> Scene:
+        if request.concept:  # a concept that is left alone looks as the town has it
+            return self.world.draw(request.concept, seed, fixed={})
         if request.caption == "":
             return self.world.sample(seed).scene
         concept, fixed = self._scene_of(request.caption)

@@ -11,7 +11,7 @@ from evenhand.evaluation.plan import Plan
 from evenhand.report.content import Content
 from evenhand.report.figures import cell, interval, number
 
-MAX_EXCLUDED_NAMED = 6
+MAX_NAMED = 6
 NOT_ASKED = {
     "offtemplate": "other wordings, styles and modifiers",
     "explicit": "whether prompts that state the value are still obeyed",
@@ -29,6 +29,7 @@ def not_shown(plan: Plan, content: Content) -> list[str]:
         *_reader_error(plan, content),
         *_missing(content),
         *_values(plan, content),
+        *_left_alone(plan, content),
         *_training_prompts(plan),
         *_scope(plan, content),
     ]
@@ -99,6 +100,17 @@ def _values(plan: Plan, content: Content) -> Iterator[str]:
     )
 
 
+def _left_alone(plan: Plan, content: Content) -> Iterator[str]:
+    concepts = dict.fromkeys(prompt.concept for prompt in plan.in_suite(content.suite))
+    alone = [concept for concept in concepts if plan.leaves_alone(content.attribute, concept)]
+    if alone:
+        more = f" and {len(alone) - MAX_NAMED} more" if len(alone) > MAX_NAMED else ""
+        yield (
+            f"No distance to target counts {', '.join(alone[:MAX_NAMED])}{more}: to stay as the base has it is their "
+            "target, so a shift of their shares, which stands with those of the other concepts, is a side effect."
+        )
+
+
 def _training_prompts(plan: Plan) -> Iterator[str]:
     if "training_captions" in plan.extra and plan.extra["training_captions"] is None:
         yield "Whether prompts occurred in training is not known: the training captions were not at hand."
@@ -106,8 +118,8 @@ def _training_prompts(plan: Plan) -> Iterator[str]:
     if isinstance(excluded, list):
         texts = [_text(entry) for entry in excluded]
         if texts:
-            more = "; the others stand in results.json" if len(texts) > MAX_EXCLUDED_NAMED else ""
-            yield f"Left out, because training used them as captions: {', '.join(texts[:MAX_EXCLUDED_NAMED])}{more}."
+            more = "; the others stand in results.json" if len(texts) > MAX_NAMED else ""
+            yield f"Left out, because training used them as captions: {', '.join(texts[:MAX_NAMED])}{more}."
         else:
             yield "No prompt of the headline is a training caption (by normalised text)."
     seen = plan.extra.get("seen")

@@ -30,7 +30,7 @@ import numpy as np
 from evenhand.bases.checkpoint import quiet_loading
 from evenhand.files import atomic_path, read_json, read_jsonl, sha256_json, write_json_atomic, write_jsonl_atomic
 from evenhand.interfaces import LoadedBase, LoadedReader, Reader, Tracker
-from evenhand.records import Attribute, Target
+from evenhand.records import Attribute, Target, target_json
 from evenhand.training.validation_grid import CELL_PX, Cells, cell, draw_grid
 from evenhand.training.validation_prompts import PlannedImages
 from evenhand.training.validation_scores import Counts, Score, Seen, count, see
@@ -126,7 +126,7 @@ class LoadedValidation:
         read = None if judge is None else {
             "attribute": judge.attribute.name,
             "values": list(judge.attribute.values),
-            "targets": [asdict(target) for target in judge.targets],
+            "targets": [target_json(target) for target in judge.targets],
             "reader": {"name": judge.reader.name, "revision": judge.reader.revision},
             "score": repr(judge.score),
         }  # fmt: skip

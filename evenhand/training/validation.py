@@ -178,8 +178,7 @@ def _check_prompts(prompts: Sequence[Prompt], judge: Judge) -> None:
     for prompt in prompts:
         stated = set(prompt.expects or {})
         if prompt.suite in NEUTRAL_SUITES and not stated:
-            wanted(judge.targets, prompt.concept)
-            num_neutral += 1
+            num_neutral += bool(wanted(judge.targets, prompt.concept))
         elif prompt.suite not in STATING_SUITES or stated != {name}:
             raise ValueError(
                 f"validation prompt {prompt.id}: a prompt of {', '.join(NEUTRAL_SUITES)} expects nothing, one of "
@@ -187,4 +186,4 @@ def _check_prompts(prompts: Sequence[Prompt], judge: Judge) -> None:
                 f"{prompt.suite} with {dict(prompt.expects or {})}"
             )
     if not num_neutral:
-        raise ValueError("the validation's suite needs a neutral prompt")
+        raise ValueError("the validation's suite needs a neutral prompt of a concept that has a target")

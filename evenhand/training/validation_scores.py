@@ -106,7 +106,8 @@ def see(
         num_neutral_unread += int(unread_N[of_prompt].sum())
         read = counts[counts[:, :-1].sum(axis=1) > 0, :-1]
         images_NK = read / read.sum(axis=1, keepdims=True)
-        distance = distance_sq(images_NK, np.array(wanted(targets, prompt.concept)))
+        target = wanted(targets, prompt.concept)
+        distance = distance_sq(images_NK, np.array(target)) if target else math.nan
         if not math.isnan(distance):
             shares.append(images_NK.mean(axis=0))
             distances.append(distance)
@@ -123,7 +124,10 @@ def see(
 
 
 def wanted(targets: Sequence[Target], concept: str) -> tuple[float, ...]:
-    """The target of a concept: its own row, else that of all concepts; ValueError where there is neither."""
+    """The target of a concept: its own row, else that of all concepts; ValueError where there is neither.
+
+    Empty where the concept is to stay as the base has it: it has no part in shares and distance.
+    """
     rows = {target.concept: target.shares for target in targets}
     shares = rows.get(concept, rows.get(ANY_CONCEPT))
     if shares is None:

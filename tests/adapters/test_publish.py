@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +15,7 @@ from evenhand.adapters.publish import KOHYA_NAME, prepare
 from evenhand.evaluation.overlap import write_captions
 from tests.adapters.test_lora import CARD
 from tests.adapters.variants import trained
+from tests.hub import TOKEN, Requests, created, run_with_hub, running_hub, sent_files
 from tests.report.full_folder import full_folder
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "publish_adapter.py"
@@ -36,72 +31,15 @@ def adapter(sd, tmp_path: Path) -> Path:
     return folder
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's HTTP interface as an upload uses; what it was sent is kept in ``requests``."""
-
-    requests: list[tuple[str, Any]]
-
-    def _answer(self, content: object, code: int = 200) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        self.requests.append((f"GET {self.path}", None))
-        self._answer({"sha": "0" * 40, "siblings": [], "id": REPO})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.requests.append((f"POST {self.path.partition('?')[0]}", body))
-        if self.headers.get("Authorization") != "Bearer hf_ofthistest":
-            return self._answer({"error": "Invalid username or password."}, 401)
-        host = f"http://{self.headers['Host']}"
-        if self.path.endswith("/preupload/main"):
-            names = [file["path"] for file in json.loads(body)["files"]]
-            modes = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
-            return self._answer({"files": modes})
-        if "/commit/" in self.path:
-            address = {"commitUrl": f"{host}/{REPO}/commit/1", "commitOid": "1" * 40, "success": True}
-            return self._answer(address)
-        return self._answer({"url": f"{host}/{REPO}", "id": REPO, "errors": [], "warnings": []})
-
-    def log_message(self, *_: object) -> None:
-        """Keep the test's output clean."""
-
-
 @pytest.fixture
-def hub() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    requests: list[tuple[str, Any]] = []
-    handler = type("ThisHub", (Hub,), {"requests": requests})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", requests
-        server.shutdown()
+def hub() -> Iterator[tuple[str, Requests]]:
+    with running_hub() as here:
+        yield here
 
 
-def publish(folder: Path, address: str, *overrides: str, token: str = "hf_ofthistest") -> tuple[int, str, str]:
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": address,
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": token,
-        "HF_HOME": str(folder / "home"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    arguments = [sys.executable, str(SCRIPT), "adapter=adapter", f"repo={REPO}", "license=openrail++", *overrides]
-    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
-def sent_files(requests: list[tuple[str, Any]]) -> dict[str, bytes]:
-    (body,) = [body for what, body in requests if "/commit/" in what]
-    lines = [json.loads(line) for line in body.decode().splitlines()]
-    return {
-        line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"
-    }
+def publish(folder: Path, address: str, *overrides: str, token: str = TOKEN) -> tuple[int, str, str]:
+    arguments = ("adapter=adapter", f"repo={REPO}", "license=openrail++", *overrides)
+    return run_with_hub(SCRIPT, *arguments, folder=folder, address=address, token=token)
 
 
 def test_without_being_told_nothing_is_sent_and_every_file_is_listed_with_its_size(adapter, tmp_path, hub) -> None:
@@ -128,9 +66,9 @@ def test_what_is_sent_is_what_was_listed_byte_for_byte(adapter, tmp_path, hub) -
         assert files[name] == (adapter / name).read_bytes()
     head = yaml.safe_load(files["README.md"].decode().split("---\n")[1])
     assert (head["license"], head["base_model"]) == ("openrail++", CARD.base_model)
-    created = next(json.loads(body) for what, body in requests if what == "POST /api/repos/create")
-    assert "private" in (created.get("visibility"), "private" if created.get("private") else "public")
-    assert (created["organization"], created["name"]) == tuple(REPO.split("/"))
+    asked = created(requests)
+    assert "private" in (asked.get("visibility"), "private" if asked.get("private") else "public")
+    assert (asked["organization"], asked["name"]) == tuple(REPO.split("/"))
 
 
 def test_a_refusal_of_the_hub_is_one_line(adapter, tmp_path, hub) -> None:

@@ -10,14 +10,17 @@ TAKES_AN = """
 accountant, electrician, artist, engineer, usher, umpire, urban planner, uninformed voter, unimpressed critic,
 unidentified person, hour, honest broker, heiress, heir, honourable judge, MC, FBI agent, HR manager, mp, nhs
 nurse, X-ray technician, x-ray technician, SUV driver, 8-year-old, 80-year-old, 11th-grader, 18-wheeler driver,
-emt, EMT, older pilot, illustrator, office clerk, umbrella maker, LGBT activist
+emt, EMT, older pilot, illustrator, office clerk, umbrella maker, LGBT activist, hd photo, mp3 player, nth attempt,
+1880s photo, 1850 portrait, hors d'oeuvre, Yvonne, unarmed guard, ugly duckling, umami broth, uninvited guest, heirloom
 """
 TAKES_A = """
 mechanic, ceo, CEO, uniform maker, university student, union leader, unicyclist, unique voice, european,
 eulogist, one-man band, user researcher, usability tester, ukulele player, urologist, uranium miner, utility
 worker, NASA engineer, UNESCO official, UX designer, ux designer, UK soldier, us senator, TV host, tv host, 3d
 artist, 100-metre runner, 1st mate, 110-metre hurdler, housekeeper, hospital porter, hotel manager, history
-teacher, yoga teacher, police officer, DJ
+teacher, yoga teacher, police officer, DJ, Ugandan, Uruguayan, unanimous jury, unidirectional sign, ureter, url,
+mr president, dr house, st bernard, ms world, xmas party, yacht builder, horse, Oaxacan dish, 1950s photo,
+118-metre tower, Utrecht native, unimodal curve
 """
 PLURALS = {
     "mechanic": "mechanics",
@@ -44,6 +47,28 @@ PLURALS = {
     "meetup of python developers": "meetups of python developers",
     "christmas market in australia": "christmas markets in australia",
     "police": "police",
+    "passer-by": "passers-by",
+    "runner-up": "runners-up",
+    "close-up": "close-ups",
+    "editor-in-chief": "editors-in-chief",
+    "mother-in-law": "mothers-in-law",
+    "stay-at-home parent": "stay-at-home parents",
+    "attorney general": "attorneys general",
+    "newsroom full of journalists": "newsrooms full of journalists",
+    "monarch": "monarchs",
+    "church": "churches",
+    "stomach": "stomachs",
+    "analysis": "analyses",
+    "quiz": "quizzes",
+    "bus": "buses",
+    "grandchild": "grandchildren",
+    "alumnus": "alumni",
+    "soliloquy": "soliloquies",
+    "Portuguese": "Portuguese",
+    "cheese": "cheeses",
+    "diocese": "dioceses",
+    "headquarters": "headquarters",
+    "midwife at work": "midwives at work",
 }
 
 

@@ -130,9 +130,9 @@ def test_separate_targets_multiply_and_floats_become_exact_shares() -> None:
         Target(attribute="presentation", shares=(0.6, 0.4)),
         Target(attribute="skin", shares=(0.333333, 0.333333, 0.333334)),
     ]
-    assert sum(cell_shares([PRESENTATION, SKIN], targets, "judge")) == 1
-    exact = cell_shares([PRESENTATION], targets[:1], "judge")
-    assert exact == [Fraction(3, 5), Fraction(2, 5)]
+    assert sum(cell_shares([PRESENTATION, SKIN], targets, ["judge"])["judge"]) == 1
+    exact = cell_shares([PRESENTATION], targets[:1], ["judge"])
+    assert exact == {"judge": [Fraction(3, 5), Fraction(2, 5)]}
 
 
 def test_a_joint_target_is_taken_as_it_is() -> None:
@@ -140,7 +140,15 @@ def test_a_joint_target_is_taken_as_it_is() -> None:
     assert joint.values[:2] == ("woman,light", "woman,medium")
     shares = (0.5, 0.0, 0.1, 0.1, 0.1, 0.2)
     target = Target(attribute=joint.name, shares=shares)
-    assert cell_shares([PRESENTATION, SKIN], [target], "judge") == [Fraction(s).limit_denominator(100) for s in shares]
+    exact = [Fraction(s).limit_denominator(100) for s in shares]
+    assert cell_shares([PRESENTATION, SKIN], [target], ["judge"]) == {"judge": exact}
+
+
+def test_a_joint_target_names_its_attributes_in_any_order() -> None:
+    # By hand: skin first, so light is (0.5, 0.0), medium (0.1, 0.1), dark (0.1, 0.2) of women and men.
+    target = Target(attribute="skin,presentation", shares=(0.5, 0.0, 0.1, 0.1, 0.1, 0.2))
+    exact = cell_shares([PRESENTATION, SKIN], [target], ["judge"])["judge"]
+    assert [float(share) for share in exact] == [0.5, 0.1, 0.1, 0.0, 0.1, 0.2]
 
 
 def test_a_concepts_own_target_replaces_the_general_one() -> None:
@@ -148,8 +156,18 @@ def test_a_concepts_own_target_replaces_the_general_one() -> None:
         Target(attribute="presentation", shares=(0.5, 0.5)),
         Target(attribute="presentation", shares=(0.2, 0.8), concept="judge"),
     ]
-    assert cell_shares([PRESENTATION], targets, "judge") == [Fraction(1, 5), Fraction(4, 5)]
-    assert cell_shares([PRESENTATION], targets, "nurse") == [Fraction(1, 2), Fraction(1, 2)]
+    assert cell_shares([PRESENTATION], targets, ["judge", "nurse"]) == {
+        "judge": [Fraction(1, 5), Fraction(4, 5)],
+        "nurse": [Fraction(1, 2), Fraction(1, 2)],
+    }
+
+
+def test_a_concept_that_is_left_alone_has_no_shares() -> None:
+    even = [Target(attribute=name, shares=(1 / count,) * count) for name, count in (("presentation", 2), ("skin", 3))]
+    alone = [Target(attribute=name, shares=(), concept="judge") for name in ("presentation", "skin")]
+    assert set(cell_shares([PRESENTATION, SKIN], [*even, *alone], ["judge", "nurse"])) == {"nurse"}
+    with pytest.raises(ValueError, match="'judge': presentation is to stay as the base has it, but skin has shares"):
+        cell_shares([PRESENTATION, SKIN], [*even, alone[0]], ["judge", "nurse"])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +184,7 @@ def test_a_concepts_own_target_replaces_the_general_one() -> None:
 )
 def test_targets_that_do_not_fit_are_refused_by_name(targets: list[Target], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        cell_shares([PRESENTATION], targets, "judge")
+        cell_shares([PRESENTATION], targets, ["judge"])
 
 
 def test_a_cell_that_would_get_less_than_one_image_is_named() -> None:
@@ -176,6 +194,9 @@ def test_a_cell_that_would_get_less_than_one_image_is_named() -> None:
     ):
         check_feasible([PRESENTATION], shares, count=16)
     check_feasible([PRESENTATION], shares, count=20)
+    shares["nurse"] = [Fraction(1, 40), Fraction(39, 40)]
+    with pytest.raises(ValueError, match=r"1 more cells are too small.; needs images_per_concept >= 40"):
+        check_feasible([PRESENTATION], shares, count=16)
     check_feasible([PRESENTATION], {"judge": [Fraction(1), Fraction(0)]}, count=1)  # a cell nobody asked for
 
 

@@ -68,4 +68,18 @@ def test_the_target_of_a_concept_wins_over_that_of_all() -> None:
     assert plan.target("presentation", "midwife") == (0.9, 0.1)
     assert plan.target("presentation", "mechanic") == (0.5, 0.5)
     assert plan.target("skin", "mechanic") is None
+    assert not plan.leaves_alone("skin", "mechanic")
+    assert parse_plan(plan_json(plan), "test") == plan
+
+
+def test_a_concept_that_stays_as_the_base_has_it_has_no_shares_in_place_of_those_of_all() -> None:
+    targets = [
+        {"attribute": "presentation", "concept": "*", "shares": [0.5, 0.5], "source": "x", "year": 2000},
+        {"attribute": "presentation", "concept": "midwife", "shares": [], "source": "base"},
+    ]
+    plan = parse_plan(plan_row(PROMPTS, targets=targets), "test")
+    assert plan.target("presentation", "midwife") is None
+    assert plan.leaves_alone("presentation", "midwife")
+    assert not plan.leaves_alone("presentation", "mechanic")
+    assert plan_json(plan)["targets"] == targets
     assert parse_plan(plan_json(plan), "test") == plan

@@ -17,7 +17,7 @@ from evenhand.evaluation.overlap import TrainingCaptions
 from evenhand.evaluation.plan import Plan, parse_plan, plan_json
 from evenhand.evaluation.question import EvaluationSettings, Question, ask, plan_evaluation
 from evenhand.evaluation.suites import Suites
-from evenhand.evaluation.targets import Uniform
+from evenhand.evaluation.targets import Table, Uniform
 from evenhand.evaluation.tiers import Tier
 from evenhand.interfaces import LoadedBase, Reader, SamplingSettings
 from evenhand.records import Attribute
@@ -201,3 +201,19 @@ def test_prompts_that_differ_more_let_less_be_found() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(12, "12 s"), (700, "12 min"), (9000, "2.5 h")])
 def test_times_are_said_as_one_would(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_row_for_a_concept_that_no_list_has_is_refused_unless_it_is_of_a_statistic() -> None:
+    rows = {"*": {"woman": 0.5, "man": 0.5}, "nurze": {"woman": 0.9, "man": 0.1}}
+    with pytest.raises(ValueError, match="target of presentation: unknown concept 'nurze'"):
+        question(target=Table(rows=rows, source="x"))
+    asked = question(target=Table(rows=rows, source="x", reference=True))
+    assert [target.concept for target in asked.targets] == ["*"]
+
+
+def test_a_joint_target_is_given_by_the_names_of_its_cells() -> None:
+    tones = {"light": 0.2, "medium": 0.1, "dark": 0.2}
+    joint = Table(rows={"*": {"woman": tones, "man": dict(reversed(tones.items()))}}, source="x")
+    asked = question(changes={"joints": (("presentation", "skin"),)}, joint_target=joint)
+    assert [target.attribute for target in asked.targets] == ["presentation", "presentation × skin"]
+    assert asked.targets[1].shares == (0.2, 0.1, 0.2, 0.2, 0.1, 0.2)

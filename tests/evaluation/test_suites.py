@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from evenhand.captions.language import Language
 from evenhand.evaluation.suites import Suites
 from evenhand.records import Attribute
 
@@ -97,3 +98,18 @@ def test_wordings_are_counted_for_each_concept_and_value() -> None:
 def test_a_shared_row_must_be_of_suites_that_are_there(rows: dict[str, list[str]]) -> None:
     with pytest.raises(ValueError, match="shared_rows"):
         Suites(concepts={"jobs": ["pilot"]}, groups=[NEUTRAL], num_seeds={"heldout": 1}, shared_rows=rows)
+
+
+def test_prompts_can_be_in_another_language() -> None:
+    """Written by hand after German grammar: the dative of a masculine noun, and a noun of its own for one value."""
+    german = Language(
+        name="german", article="given", plural="given", articles={"masculine": {"nominative": "ein", "dative": "einem"}}
+    )
+    forms = {"presentation": {"woman": {"noun": "Ärztin", "article": "eine"}, "man": "männlicher Arzt"}}
+    asked = Suites(
+        concepts={"jobs": [{"name": "doctor", "noun": "Arzt", "noun_class": "masculine", "forms": forms}]},
+        groups=[{"suite": "heldout", "concepts": "jobs", "templates": ["ein Foto mit {a_concept:dative}"]}],
+        num_seeds={"heldout": 1},
+        language=german,
+    )
+    assert [entry.prompt.text for entry in asked.prompts({})] == ["ein Foto mit einem Arzt"]

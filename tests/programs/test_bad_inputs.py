@@ -168,7 +168,7 @@ CASES = [
     Case(
         name="a target that does not sum to 1",
         overrides=("validation=tinytown", "~validation.target", f"+validation.target={TOO_MUCH}"),
-        names=("presentation", "shares must sum to 1", "1.1"),
+        names=("validation.target", "shares must sum to 1", "1.1"),
     ),
     Case(
         name="more processes than examples",

@@ -39,7 +39,7 @@ def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_every_part_is_measured_printed_and_written(tmp_path: Path) -> None:
-    parts = ["operations", "training", "training_architecture", "generation", "reader", "statistics"]
+    parts = ["operations", "training", "training_architecture", "generation", "build", "reader", "statistics"]
     done = run(tmp_path, *TINY)
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "benchmark.json").read_text())

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from evenhand.compose import compose_config
-from evenhand.evaluation.targets import Table, Uniform
+from evenhand.construct import build
+from evenhand.evaluation.targets import Conditional, LeftAlone, Table, Uniform
 from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.records import Attribute
 
@@ -18,12 +19,19 @@ PRESENTATION = Attribute(
     forms={"woman": "female {}", "man": "male {}"},
     words={"woman": ("woman", "female"), "man": ("man", "male")},
 )
+REGION = Attribute(
+    name="region",
+    values=("n", "e", "s", "w"),
+    forms={"n": "{} of the north", "e": "{} of the east", "s": "{} of the south", "w": "{} of the west"},
+    words={"n": ("north",), "e": ("east",), "s": ("south",), "w": ("west",)},
+)
 AGE = Attribute(
     name="age",
     values=("young", "grown", "old"),
     forms={"young": "young {}", "grown": "middle-aged {}", "old": "old {}"},
     words={"young": ("young",), "grown": ("middle-aged",), "old": ("old", "elderly")},
 )
+WITH_COMMA = Attribute(name="a,b", values=("p", "q"), forms={"p": "p {}", "q": "q {}"}, words={"p": (), "q": ()})
 SAME_FORMS = Attribute(name="x", values=("p", "q"), forms={"p": "{}", "q": "{}"}, words={"p": (), "q": ()})
 
 
@@ -112,13 +120,66 @@ def test_each_attribute_can_have_its_own_target() -> None:
         ({"targets": {"age": Uniform()}}, "target for attribute 'age', but the attributes are presentation"),
         ({"targets": {}}, "attribute presentation has no target"),
         ({"targets": {"*": Table(rows={"*": [0.2, 0.3, 0.5]}, source="x")}}, "needs 2 shares"),
-        ({"targets": {"*": Table(rows={"*": [0.5, 0.5], "nurze": [0.1, 0.9]}, source="x")}}, "unknown concept 'nurze'"),
+        (
+            {"targets": {"*": Table(rows={"*": [0.5, 0.5], "nurze": [0.1, 0.9]}, source="x")}},
+            "target of presentation: unknown concept 'nurze'; did you mean 'nurse'",
+        ),
+        (
+            {"targets": {"*": Table(rows={"nurse": [0.1, 0.9]}, source="x")}},
+            "no target for concept 'mechanic'; it needs exactly one",
+        ),
+        ({"targets": {"*": LeftAlone()}}, "every concept is to stay as the base has it"),
+        ({"attributes": {"a": WITH_COMMA}}, "attribute 'a,b': its name may not have ','"),
         ({"attributes": {"a": SAME_FORMS}}, "attribute x: two values have the same form"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         plan(**changes)
+
+
+def test_a_concept_whose_target_is_base_has_no_quota_but_captions_to_hold_it_with() -> None:
+    alone = plan(targets={"*": Table(rows={"*": [0.5, 0.5], "nurse": "base"}, source="x")})
+    assert [concept.name for concept in alone.concepts] == ["mechanic", "electrician"]
+    assert [concept.name for concept in alone.left_alone] == ["nurse"]
+    assert {slot.concept for slot in alone.slots} == {"mechanic", "electrician"} == set(alone.quotas)
+    captions = alone.left_alone_captions
+    assert len(captions) == alone.images_per_concept
+    assert {caption.text for caption in captions} == {"a portrait of a nurse", "a nurse at work"}
+    assert all(caption.concept == "nurse" and not caption.labels for caption in captions)
+
+
+def test_without_a_base_target_nothing_is_left_alone() -> None:
+    assert plan().left_alone == ()
+    assert plan().left_alone_captions == ()
+
+
+def test_captions_of_what_is_left_alone_must_be_neutral_as_well() -> None:
+    alone = Table(rows={"*": [0.5, 0.5], "policeman man": "base"}, source="x")
+    with pytest.raises(ValueError, match="captions leak: 'man'"):
+        plan(concepts=["nurse", "policeman man"], targets={"*": alone})
+
+
+def test_a_statistic_may_name_more_concepts_than_the_set_has() -> None:
+    rows = {"nurse": [0.9, 0.1], "welder": [0.1, 0.9], "*": "base"}
+    measured = plan(targets={"*": Table(rows=rows, source="a census", reference=True)}, images_per_concept=10)
+    assert measured.quotas == {"nurse": [9, 1]}
+    assert [target.concept for target in measured.targets] == ["nurse", "*"]
+
+
+def test_a_row_for_a_heldout_concept_is_for_the_evaluation() -> None:
+    both = plan(targets={"*": Table(rows={"*": [0.5, 0.5], "pilot": [0.1, 0.9]}, source="x")})
+    assert "pilot" not in both.quotas
+
+
+def test_each_concept_can_have_conditional_shares_of_its_own() -> None:
+    given = {"woman": {"young": 1, "grown": 0, "old": 0}, "man": {"young": 0, "grown": 0, "old": 1}}
+    turned = {"woman": given["man"], "man": given["woman"]}
+    target = Conditional(given=Uniform(), rows={"*": given, "nurse": turned}, source="x")
+    crossed = plan(attributes={"a": PRESENTATION, "b": AGE}, targets={"presentation,age": target})
+    cells = {concept: {slot.cell for slot in crossed.slots if slot.concept == concept} for concept in crossed.quotas}
+    assert cells["mechanic"] == {("woman", "young"), ("man", "old")}
+    assert cells["nurse"] == {("woman", "old"), ("man", "young")}
 
 
 def test_two_hundred_concepts_with_six_cells_of_ten_are_planned_in_seconds() -> None:
@@ -132,25 +193,145 @@ def test_two_hundred_concepts_with_six_cells_of_ten_are_planned_in_seconds() -> 
     assert len(large.slots) == 12_000
 
 
-def test_a_second_attribute_and_a_joint_target_take_a_few_lines_of_yaml(tmp_path: Path) -> None:
-    experiment = tmp_path / "experiment" / "joint.yaml"
-    experiment.parent.mkdir()
-    experiment.write_text(
-        "# @package _global_\n"
-        "defaults:\n"
-        "  - /attribute@recipe.plan.attributes.second: skin\n"
-        "recipe:\n"
-        "  plan:\n"
-        "    targets:\n"
-        '      "presentation,skin":\n'
-        "        _target_: evenhand.evaluation.targets.Table\n"
-        '        rows: {"*": [0.25, 0.15, 0.1, 0.2, 0.2, 0.1]}\n'
-        "        source: example\n"
+VIEWS = [
+    "a portrait",
+    "a photo",
+    "a picture",
+    "a drawing",
+    "a sketch",
+    "a print",
+    "a painting",
+    "a view",
+    "art",
+    "film",
+]
+
+
+@pytest.mark.slow
+def test_a_thousand_concepts_with_24_cells_are_planned_and_checked_within_a_minute() -> None:
+    """Ten captions of each cell: grammar, attribute words and 200 held-out concepts are searched in 240,000."""
+    start = time.process_time()
+    large = plan(
+        attributes={"a": PRESENTATION, "b": AGE, "c": REGION},
+        concepts=[f"worker {number}" for number in range(1000)],
+        heldout=[f"unheard {number}" for number in range(200)],
+        templates=[f"{view} of {{a_concept}}" for view in VIEWS],
+        images_per_concept=240,
     )
-    config = compose_config(
-        "build", ["experiment=joint", "recipe=tinytown_renders", f"hydra.searchpath=[file://{tmp_path}]"]
-    )
-    wanted = config.build("recipe").plan
-    counts = Counter(slot.cell for slot in wanted.slots)
-    # By hand: 320 images times 0.25, 0.15, 0.1, 0.2, 0.2, 0.1.
-    assert [counts[cell] for cell in wanted.cells] == [80, 48, 32, 64, 64, 32]
+    assert time.process_time() - start < 60
+    assert len({slot.explicit for slot in large.slots}) == len(large.slots) == 240_000
+    assert set(Counter((slot.concept, slot.cell) for slot in large.slots).values()) == {10}
+
+
+TERSE = 20  # lines of YAML
+
+
+def config_of(folder: Path, files: dict[str, str], *overrides: str) -> Any:
+    """A build's config with files of a user's own conf folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return compose_config("build", [f"hydra.searchpath=[file://{folder}]", *overrides])
+
+
+MOOD = """\
+_target_: evenhand.records.Attribute
+name: mood
+values: [glad, calm, sad]
+forms: {glad: "glad {}", calm: "calm {}", sad: "sad {}"}
+words: {glad: [glad, happy, smiling], calm: [calm, relaxed], sad: [sad, crying]}
+"""
+MOODS = """\
+_target_: evenhand.evaluation.targets.Table
+rows: {"*": {glad: 0.60, calm: 0.25, sad: 0.15}}
+source: what we want to see
+"""
+
+
+def test_a_new_attribute_with_three_values_and_an_uneven_target_is_eight_lines_of_yaml(tmp_path: Path) -> None:
+    files = {"attribute/mood.yaml": MOOD, "target/moods.yaml": MOODS}
+    assert sum(len(text.splitlines()) for text in files.values()) == 8 <= TERSE
+    config = config_of(tmp_path, files, "attribute=mood", "target=moods", "recipe.plan.images_per_concept=20")
+    made = build(config.plain["recipe"]["plan"])
+    # By hand: of 20 images 12, 5 and 3, for each of the 20 concepts.
+    assert set(map(tuple, made.quotas.values())) == {(12, 5, 3)}
+    assert len(made.slots) == 400
+    assert any("a glad mechanic" in slot.explicit for slot in made.slots)
+
+
+JOINT_OF_SIXTEEN = """\
+# @package _global_
+defaults:
+  - /attribute@recipe.plan.attributes.second: age
+  - /attribute@recipe.plan.attributes.third: glasses
+recipe:
+  plan:
+    targets:
+      presentation,age,glasses:
+        _target_: evenhand.evaluation.targets.Table
+        source: what we want to see
+        rows:
+          "*":
+            woman:
+              {under 20: {worn: 0.05, absent: 0.05}, 20 to 39: {worn: 0.05, absent: 0.10},
+               40 to 59: {worn: 0.05, absent: 0.10}, 60 or over: {worn: 0.05, absent: 0.05}}
+            man:
+              {under 20: {worn: 0.00, absent: 0.10}, 20 to 39: {worn: 0.05, absent: 0.10},
+               40 to 59: {worn: 0.10, absent: 0.05}, 60 or over: {worn: 0.05, absent: 0.05}}
+"""
+
+
+def test_a_joint_of_two_by_four_by_two_values_is_eighteen_lines_of_yaml(tmp_path: Path) -> None:
+    assert len(JOINT_OF_SIXTEEN.splitlines()) == 18 <= TERSE
+    files = {"experiment/joint.yaml": JOINT_OF_SIXTEEN}
+    config = config_of(tmp_path, files, "experiment=joint", "recipe.plan.images_per_concept=40")
+    made = build(config.plain["recipe"]["plan"])
+    assert len(made.cells) == 16
+    # By hand: 40 times the shares above, in their order.
+    assert set(map(tuple, made.quotas.values())) == {(2, 2, 2, 4, 2, 4, 2, 2, 0, 4, 2, 4, 4, 2, 2, 2)}
+    assert any("a 30-year-old female mechanic with glasses" in slot.explicit for slot in made.slots)
+
+
+CONDITIONAL = """\
+# @package _global_
+defaults:
+  - /attribute@recipe.plan.attributes.second: skin
+recipe:
+  plan:
+    targets:
+      presentation,skin:
+        _target_: evenhand.evaluation.targets.Conditional
+        given: ${target}
+        source: what we want to see
+        rows:
+          "*":
+            woman: {light: 0.50, medium: 0.25, dark: 0.25}
+            man: {light: 0.25, medium: 0.25, dark: 0.50}
+          nurse: base
+"""
+
+
+def test_shares_of_skin_under_each_presentation_are_fifteen_lines_of_yaml(tmp_path: Path) -> None:
+    assert len(CONDITIONAL.splitlines()) == 15 <= TERSE
+    target = "{_target_: evenhand.evaluation.targets.Table, source: x, rows: {'*': [0.25, 0.75]}}"
+    files = {"experiment/conditional.yaml": CONDITIONAL, "target/quarter.yaml": target}
+    config = config_of(tmp_path, files, "experiment=conditional", "target=quarter")
+    made = build(config.plain["recipe"]["plan"])
+    # By hand: of 16 images 4 of women (2, 1, 1) and 12 of men (3, 3, 6).
+    assert set(map(tuple, made.quotas.values())) == {(2, 1, 1, 3, 3, 6)}
+    assert [concept.name for concept in made.left_alone] == ["nurse"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["target=moods"], "target of presentation, row '\\*': unknown presentation 'glad'"),
+        (["attribute=mood", "target=short"], r"must sum to 1, got 0.95 from .* .config key: recipe.plan.targets.\*."),
+    ],
+)
+def test_a_wrong_target_is_refused_with_its_key_before_anything_loads(
+    overrides: list[str], problem: str, tmp_path: Path
+) -> None:
+    files = {"attribute/mood.yaml": MOOD, "target/moods.yaml": MOODS, "target/short.yaml": MOODS.replace("15", "10")}
+    with pytest.raises(ValueError, match=problem):
+        config_of(tmp_path, files, *overrides).build("recipe")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evenhand.files import read_jsonl
+from evenhand.files import atomic_path, read_jsonl
 from evenhand.recipes.curated_set import Origin, place_again, save_image, write_metadata
 from evenhand.records import Example
 
@@ -25,6 +25,16 @@ def test_each_part_gets_its_own_sorted_rows(tmp_path: Path) -> None:
         "000002.png",
     ]
     assert [entry["file_name"] for entry in read_jsonl(tmp_path / "preserve" / "metadata.jsonl")] == ["000000.png"]
+
+
+def test_what_a_kill_left_half_written_is_no_part_of_the_set(tmp_path: Path) -> None:
+    for part in ("train", "preserve"):
+        with atomic_path(tmp_path / part / "000000.png") as temporary:
+            temporary.write_bytes(b"whole")
+        temporary.write_bytes(b"half of it")  # what a kill inside the block would have left
+    write_metadata(tmp_path, [row("train/000000.png"), row("preserve/000000.png")])
+    for part in ("train", "preserve"):
+        assert sorted(path.name for path in (tmp_path / part).iterdir()) == ["000000.png", "metadata.jsonl"]
 
 
 @pytest.mark.parametrize("can_link", [True, False])

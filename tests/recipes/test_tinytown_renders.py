@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from evenhand.evaluation.targets import Uniform
+from evenhand.processes import OneProcess
 from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.recipes.preserve import Preserve
 from evenhand.recipes.renders import TinytownRenders
@@ -51,7 +52,7 @@ def recipe(
 
 def test_labels_are_what_the_world_drew(tmp_path: Path) -> None:
     maker = recipe(captions=("a photo of a car", "a christmas market in the snow"), empty=2)
-    rows = list(maker.build(tmp_path, device=CPU))
+    rows = list(maker.build(tmp_path, device=CPU, ranks=OneProcess()))
     assert len(rows) == maker.num_images == 8 + 8 + 2 + 2
     train = [row for row in rows if row.file_name.startswith("train/")]
     assert Counter((row.concept, row.labels["presentation"]) for row in train) == dict.fromkeys(
@@ -66,18 +67,22 @@ def test_labels_are_what_the_world_drew(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bytes_and_a_killed_build_goes_on(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        images = recipe(empty=1).build(tmp_path / folder, device=CPU)
+        images = recipe(empty=1).build(tmp_path / folder, device=CPU, ranks=OneProcess())
         if folder == "b":
             for _ in range(3):
                 next(images)
-            images = recipe(empty=1).build(tmp_path / folder, device=CPU)
+            images = recipe(empty=1).build(tmp_path / folder, device=CPU, ranks=OneProcess())
         assert len(list(images)) == 17
     first, second = ({path.name: path.read_bytes() for path in (tmp_path / x).rglob("*.png")} for x in ("a", "b"))
     assert first == second
 
 
 def test_an_attribute_of_scenes_needs_no_code(tmp_path: Path) -> None:
-    rows = list(recipe(SEASON, ("christmas market", "christmas market in australia")).build(tmp_path, device=CPU))
+    rows = list(
+        recipe(SEASON, ("christmas market", "christmas market in australia")).build(
+            tmp_path, device=CPU, ranks=OneProcess()
+        )
+    )
     assert Counter(row.labels["season"] for row in rows[:8]) == {"winter": 4, "summer": 4}
 
 

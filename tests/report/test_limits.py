@@ -80,5 +80,14 @@ def test_suites_that_were_not_asked_are_named() -> None:
     assert "other wordings, styles and modifiers" not in said(plan("offtemplate"))
 
 
+def test_concepts_that_stay_as_the_base_has_them_are_named_and_otherwise_not() -> None:
+    alone = [
+        {"attribute": "presentation", "concept": "*", "shares": [0.5, 0.5]},
+        {"attribute": "presentation", "concept": "c", "shares": []},
+    ]
+    assert "No distance to target counts c:" in said(plan(targets=alone))
+    assert "No distance to target counts" not in said(plan(targets=alone[:1]))
+
+
 def test_a_plan_of_another_tool_may_use_these_keys_for_anything() -> None:
     said(plan(excluded="none", seen=[1], mde="small", suite=3))

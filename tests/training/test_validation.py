@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from evenhand.compose import compose_config
+from evenhand.construct import build
 from evenhand.evaluation.overlap import text_key
 from evenhand.evaluation.suites import Suites
 from evenhand.evaluation.targets import Table
@@ -62,7 +63,7 @@ def test_no_validation_uses_a_prompt_of_any_suite_on_the_disk(name) -> None:
 def test_no_validation_prompt_is_a_caption_of_a_recipe(name) -> None:
     own = {text_key(text) for text in texts(choice_of(name))}
     for recipe in RECIPES:
-        plan = compose_config("build", [f"recipe={recipe}"]).build("recipe").plan
+        plan = build(compose_config("build", [f"recipe={recipe}"]).plain["recipe"]["plan"])
         assert not own & {text_key(text) for slot in plan.slots for text in (slot.neutral, slot.explicit)}
 
 

@@ -117,6 +117,17 @@ def test_a_concepts_own_target_wins_over_that_of_all() -> None:
         wanted(both[:1], "b")
 
 
+def test_a_concept_that_is_left_alone_has_no_part_in_shares_and_distance() -> None:
+    alone = (Target(attribute="skin", shares=(), concept="a"), *EVEN)
+    assert wanted(alone, "a") == ()
+    counts = np.array([[1, 0, 0, 1]] * 4 + [[1, 0, 0, 1], [0, 1, 0, 1]])
+    rows = [0, 0, 0, 0, 1, 1]
+    both = see([neutral("a"), neutral("b")], rows, counts, attribute=SKIN, targets=alone)
+    other = see([neutral("b")], [0, 0], counts[4:], attribute=SKIN, targets=EVEN)
+    assert (both.shares, both.distance_sq) == (other.shares, other.distance_sq)
+    assert both.num_images == 6
+
+
 def test_metrics_leave_out_what_could_not_be_told() -> None:
     assert seen(distance_sq=None, shown=None).metrics() == {"unread": 0.1}
     assert seen(shares={"light": 0.5}).metrics()["share:light"] == 0.5
