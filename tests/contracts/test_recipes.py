@@ -89,8 +89,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name: str, t
 @pytest.mark.parametrize("num_ranks", [2, 3])
 @pytest.mark.parametrize("name", RECIPES)
 def test_ranks_share_the_work_and_make_the_bytes_that_one_makes(name: str, num_ranks: int, tmp_path: Path) -> None:
+    recipes = [recipe(name) for _ in range(num_ranks)]  # composed before: Hydra is one for all threads
+
     def share(ranks: Ranks) -> list[Any]:
-        return list(recipe(name).build(tmp_path / "shared", device=CPU, ranks=ranks))
+        return list(recipes[ranks.rank].build(tmp_path / "shared", device=CPU, ranks=ranks))
 
     shares = on_ranks(num_ranks, share)
     write_metadata(tmp_path / "shared", [row for rows in shares for row in rows])
