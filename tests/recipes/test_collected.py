@@ -10,133 +10,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from evenhand.evaluation.targets import Uniform
-from evenhand.hygiene.filters import ReaderFilter
-from evenhand.hygiene.images import ImageLimits
-from evenhand.interfaces import Ranks
-from evenhand.processes import OneProcess
-from evenhand.recipes.annotation import Captions
-from evenhand.recipes.certificate import certify
-from evenhand.recipes.collected import Collected
-from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.recipes.curated_set import write_metadata
 from evenhand.recipes.preserve import Preserve
-from evenhand.records import Attribute, Example, SubjectReading
-from evenhand.sources.columns import Columns
-from evenhand.sources.folders import ImageFolder
-from evenhand.sources.records import Skipped, Source, SourceItem
+from evenhand.records import SubjectReading
+from evenhand.sources.records import Skipped, SourceItem
 from tests.painted import PaintedReader
 from tests.pictures import painted, png, write_folder
 from tests.rank_threads import on_ranks
-
-CPU = torch.device("cpu")
-ALONE = OneProcess()
-JOBS = ("mechanic", "nurse", "judge")
-PRESENTATION = Attribute(
-    name="presentation",
-    values=("woman", "man"),
-    forms={"woman": "female {}", "man": "male {}"},
-    words={"woman": ("woman", "female"), "man": ("man", "male")},
+from tests.recipes.collected_photos import (
+    ALONE,
+    COLUMNS,
+    CPU,
+    JOBS,
+    PRESENTATION,
+    build,
+    certified,
+    collected,
+    contents,
+    plan_of,
+    rows_of,
+    source_of,
+    truth,
 )
-LIMITS = ImageLimits(min_side_px=8, max_pixels=10_000, max_aspect=2.0, max_bytes=1 << 20)
-COLUMNS = Columns(text="text", concept="job", labels={"presentation": "shown"}, license="license")
-
-
-class OtherReader(PaintedReader):
-    """A second reader, which sees a man wherever the number in the picture's corner is of one kind."""
-
-    def read(self, images: Sequence[Image.Image]) -> list[list[SubjectReading]]:
-        found = super().read(images)
-        for image, readings in zip(images, found, strict=True):
-            red = image.getpixel((0, 0))[0]
-            if red < 64 and readings[0].value == "woman":
-                readings[0] = replace(readings[0], value="man")
-        return found
-
-
-def rows_of(number: int, *, women: float = 0.5) -> Iterator[tuple[dict[str, object], bytes]]:
-    """Painted pictures of all jobs with their rows; the first of ten are women."""
-    for each in range(number):
-        job, shown = JOBS[each % 3], "woman" if each // 3 % 10 < women * 10 else "man"
-        row = {"file_name": f"{job}/{each:03d}.png", "job": job, "shown": shown, "text": f"a {job} at a desk"}
-        yield {**row, "license": "cc0-1.0"}, png(painted(job, shown, each))
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "photos", rows_of(90))
-
-
-def source_of(folder: Path, **changes: Any) -> ImageFolder:
-    given = {"columns": COLUMNS, "concept": None, "license": "cc-by-4.0", "depicts": "other", "consent": None}
-    return ImageFolder(folder=folder, **{"name": "photos", **given, **changes})
-
-
-def plan_of(**changes: Any) -> CuratedPlan:
-    given: dict[str, Any] = {
-        "attributes": {"first": PRESENTATION},
-        "targets": {"*": Uniform()},
-        "concepts": list(JOBS),
-        "heldout": ["electrician"],
-        "templates": ["a portrait of {a_concept}", "{a_concept}"],
-        "images_per_concept": 6,
-        "seed": 0,
-    }
-    return CuratedPlan(**{**given, **changes})
-
-
-def collected(*sources: Source, plan: CuratedPlan | None = None, **changes: Any) -> Collected:
-    given: dict[str, Any] = {
-        "reader": PaintedReader(),
-        "second_readers": {},
-        "labels_from": "readers",
-        "concept_attribute": None,
-        "filters": {},
-        "captions": Captions(origin="templates", max_characters=100),
-        "limits": LIMITS,
-        "near_distance": None,
-        "mode": "resample",
-        "max_repeats": 1,
-        "max_side_px": None,
-        "block_size": 8,
-        "preserve": Preserve(captions=(), images_per_caption=0, explicit=True, empty=2),
-    }
-    named = {str(number): source for number, source in enumerate(sources)}
-    return Collected(plan=plan or plan_of(), sources=named, **{**given, **changes})
-
-
-def build(folder: Path, recipe: Collected, ranks: Ranks = ALONE) -> list[Example]:
-    return list(recipe.build(folder, device=CPU, ranks=ranks))
-
-
-def certified(folder: Path, recipe: Collected) -> dict[str, Any]:
-    write_metadata(folder, build(folder, recipe))
-    return certify(folder, recipe.plan, recipe.origin, recipe.account(folder))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The set's own files."""
-    files = sorted(path for part in ("train", "preserve") for path in (folder / part).glob("*"))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def truth(folder: Path, photos: Path) -> dict[str, str]:
-    """For each picture of a set what was painted, found by its pixels among those of the source."""
-    shown = {}
-    for line in (photos / "metadata.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        with Image.open(photos / row["file_name"]) as image:
-            shown[np.asarray(image.convert("RGB")).tobytes()] = f"{row['job']} {row['shown']}"
-    found = {}
-    for path in sorted((folder / "train").glob("*.png")):
-        with Image.open(path) as image:
-            found[path.name] = shown[np.asarray(image).tobytes()]
-    return found
 
 
 def test_a_set_of_collected_pictures_meets_its_quotas_and_is_certified(photos: Path, tmp_path: Path) -> None:
@@ -307,132 +205,6 @@ def test_what_cannot_be_used_is_counted_with_its_reason(photos: Path, tmp_path: 
         "truncated": 1,
     }
     assert certificate["skipped"]["truncated"]["keys"] == ["photos:mechanic/000.png"]
-
-
-def test_labels_of_the_source_ask_no_reader(photos: Path, tmp_path: Path) -> None:
-    recipe = collected(source_of(photos), reader=None, labels_from="source")
-    certificate = certified(tmp_path / "run", recipe)
-    assert (certificate["passed"], certificate["confirmed_by"]) == (True, None)
-    assert "labels are as the sources give them; no reader was asked" in certificate["notes"]
-    known = truth(tmp_path / "run", photos)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "train" / "metadata.jsonl").read_text().splitlines()]
-    assert {row["file_name"]: f"{row['concept']} {row['labels']['presentation']}" for row in rows} == known
-
-
-def test_a_picture_is_used_only_where_readers_see_what_the_source_says(photos: Path, tmp_path: Path) -> None:
-    """Thirty of the source's labels are wrong; each of them is found."""
-    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text().splitlines()]
-    for row in rows[:30]:
-        row["shown"] = {"woman": "man", "man": "woman"}[row["shown"]]
-    rows[30]["shown"], rows[31]["shown"] = "robot", None
-    (photos / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = collected(source_of(photos), labels_from="both")
-    certificate = certified(tmp_path / "run", recipe)
-    numbers = {reason: entry["number"] for reason, entry in certificate["skipped"].items()}
-    assert numbers == {
-        "readers and source disagree on presentation": 30,
-        "unknown presentation in the source": 1,
-        "no presentation in the source": 1,
-    }
-    wrong = {f"photos:{row['file_name']}" for row in rows[:32]}
-    assert not wrong & {row.source for row in build(tmp_path / "run", recipe)}
-
-
-def test_readers_that_disagree_are_counted_and_none_of_them_is_believed(photos: Path, tmp_path: Path) -> None:
-    recipe = collected(source_of(photos), second_readers={"one": OtherReader(name="other")})
-    assert recipe.origin.confirmed_by == "painted_reader and other"
-    certificate = certified(tmp_path / "run", recipe)
-    doubtful = [row for row, content in rows_of(90) if row["shown"] == "woman" and _red(content) < 64]
-    assert 0 < len(doubtful) < 45
-    assert certificate["skipped"] == {
-        "readers disagree on presentation": {
-            "number": len(doubtful),
-            "keys": sorted(f"photos:{row['file_name']}" for row in doubtful)[:3],
-        }
-    }
-
-
-def _red(content: bytes) -> int:
-    with Image.open(io.BytesIO(content)) as image:
-        return int(image.getpixel((0, 0))[0])  # type: ignore[index]  # an RGB picture
-
-
-def test_a_reader_can_say_what_a_picture_shows(photos: Path, tmp_path: Path) -> None:
-    columns = Columns(text=None, concept=None, labels={}, license=None)
-    recipe = collected(source_of(photos, columns=columns), concept_attribute="occupation")
-    assert certified(tmp_path / "run", recipe)["passed"]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "train" / "metadata.jsonl").read_text().splitlines()]
-    known = truth(tmp_path / "run", photos)
-    assert {row["file_name"]: f"{row['concept']} {row['labels']['presentation']}" for row in rows} == known
-    assert {row["license"] for row in rows} == {"cc-by-4.0"}
-    lies = Columns(text=None, concept=None, labels={}, license=None)
-    with pytest.raises(ValueError, match="60 of 90 places were left out: 60 reader sees another occupation than the"):
-        build(
-            tmp_path / "lies",
-            collected(source_of(photos, columns=lies, concept="nurse"), concept_attribute="occupation"),
-        )
-
-
-def test_own_captions_are_kept_where_they_are_neutral_and_right(photos: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text().splitlines()]
-    bad = ["a female mechanic", "an nurse", "", "a judge and an electrician", "<b>a mechanic</b>", "x" * 101]
-    for row, text in zip(rows, bad, strict=False):
-        row["text"] = text
-    rows[6]["text"] = "  qāḍī  – قاضٍ 👩‍⚖️ "
-    (photos / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plan = plan_of(images_per_concept=20)
-    recipe = collected(source_of(photos), plan=plan, captions=Captions(origin="source", max_characters=100))
-    certificate = certified(tmp_path / "run", recipe)
-    assert certificate["passed"]
-    assert set(certificate["skipped"]) == {
-        "caption names presentation=woman",
-        "caption has a mistake",
-        "empty caption",
-        "no caption",
-        "caption names held-out concept electrician",
-        "markup in the caption",
-        "caption too long",
-    } - {"empty caption"}
-    texts = {row.text for row in build(tmp_path / "run", recipe) if row.file_name.startswith("train/")}
-    assert texts <= {"a mechanic at a desk", "a nurse at a desk", "a judge at a desk", "qāḍī – قاضٍ 👩‍⚖️"}
-
-
-def test_a_filter_leaves_out_what_its_reader_says(photos: Path, tmp_path: Path) -> None:
-    no_judges = ReaderFilter(
-        name="no_judges",
-        reader=PaintedReader(),
-        attribute="occupation",
-        allowed=("mechanic", "nurse"),
-        min_subjects=None,
-        max_subjects=None,
-        unread="skip",
-        about="picture",
-    )
-    recipe = collected(source_of(photos), plan=plan_of(concepts=["mechanic", "nurse"]), filters={"a": no_judges})
-    certificate = certified(tmp_path / "run", recipe)
-    assert certificate["filters"] == {"no_judges": 0}  # judges are none of the plan's, which is seen before
-    columns = Columns(text=None, concept=None, labels={}, license=None)
-    recipe = collected(
-        source_of(photos, columns=columns, concept="nurse"), plan=plan_of(concepts=["nurse"]), filters={"a": no_judges}
-    )
-    assert certified(tmp_path / "other", recipe)["filters"] == {"no_judges": 30}
-
-
-def test_pictures_of_people_are_labelled_by_no_reader_and_no_file_name_is_copied(photos: Path, tmp_path: Path) -> None:
-    people = source_of(photos, depicts="people", consent="release forms of 2025")
-    with pytest.raises(ValueError, match="source photos depicts people, and this would write a reader's labels"):
-        collected(people)
-    with pytest.raises(ValueError, match="depicts people"):
-        collected(people, labels_from="both")
-    with pytest.raises(ValueError, match="photos depicts people, and explicit captions.*preserve.explicit=false"):
-        collected(people, reader=None, labels_from="source")
-    recipe = collected(people, reader=None, labels_from="source", preserve=None)
-    certificate = certified(tmp_path / "run", recipe)
-    assert certificate["passed"]
-    assert (certificate["people"]["depicts"], certificate["people"]["consent"]) == ("people", "release forms of 2025")
-    metadata = (tmp_path / "run" / "train" / "metadata.jsonl").read_text()
-    assert ".png" in metadata
-    assert "mechanic/" not in metadata
 
 
 def test_equal_names_and_settings_that_nothing_reads_are_refused(photos: Path) -> None:
