@@ -1,4 +1,4 @@
-"""Compare two adapters that were evaluated with the same plan: what differs, and where they are tied.
+"""Compare two adapters, or one with a baseline, evaluated with the same plan: what differs, and where they are tied.
 
 python evaluate/compare.py run_a=runs/shift/<one> run_b=runs/shift/<other>
 """

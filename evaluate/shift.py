@@ -1,6 +1,7 @@
 """Measure what an adapter changed: plan, check, generate both arms, read, score, report.
 
 python evaluate/shift.py adapter=runs/<experiment>/<run>/adapter
+python evaluate/shift.py arm=prompt_rewrite
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ EXIT_GUARD_FAILED = 3
 def main(config: Config) -> None:
     # Everything that is wrong in the config ends here, before a model is loaded.
     from evenhand.evaluation.scoring import curated_images, score_images
-    from evenhand.evaluation.training_set import training_set
     from evenhand.generation.session import Request, Session
 
     request, scorer = config.construct(Request), config.build("scorer")
     batch_size = config.value("read_batch_size", int)
-    trained_on = training_set(request.adapter, config.optional("training_set", str), scored=scorer is not None)
+    trained_on = request.training_set(config.optional("training_set", str), scored=scorer is not None)
     training_images = None if trained_on.folder is None else curated_images(trained_on.folder)
     config.ignore("experiment", "run_name")
     config.refuse_unread()

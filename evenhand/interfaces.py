@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from evenhand.processes import Ranks
 from evenhand.records import Example, SubjectReading
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from PIL import Image
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +64,19 @@ class GeneratedImage:
     noise_sha256: str
 
 
+class VirtualWords(Protocol):
+    """Captions with a virtual word for their concept: an input embedding that no word of the vocabulary has."""
+
+    def stands_in(self, concept: str, caption: str) -> bool:
+        """Whether the caption has the concept's tokens one after the other, so that others can take their place."""
+
+    def embed(self, captions: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]) -> TextEmbedding:
+        """Embed captions without gradients, each with the virtual word of its seed wherever its concept stands.
+
+        Equal seeds give equal words, in whatever caption. ValueError where a concept does not stand in its caption.
+        """
+
+
 class LoadedBase(Protocol):
     """A frozen diffusion model on a device, ready to encode, denoise and sample.
 
@@ -98,8 +110,17 @@ class LoadedBase(Protocol):
     def embed_text(self, captions: Sequence[str]) -> TextEmbedding:
         """As ``encode_text``, with gradients for the adapter on the text encoders."""
 
+    def virtual_words(self, known: Sequence[str]) -> VirtualWords:
+        """Virtual words that are drawn between those of known concepts; ValueError where these have a single token."""
+
+    def token_ids(self, captions: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of each caption as the (first) text encoder reads them, start and end included, padding not."""
+
     def encode_images(self, pixels_BCHW: torch.Tensor) -> LatentPosterior:
         """Posterior of pixels in [-1, 1]."""
+
+    def decode_latents(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """Pixels, about in [-1, 1], of latents in the UNet's scale, with gradients for the latents."""
 
     def add_noise(
         self, latents_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, timesteps_B: torch.Tensor
@@ -148,9 +169,17 @@ class LoadedBase(Protocol):
         """What decides images beside weights, captions, seeds and settings: scheduler and each part's config."""
 
     def generate(
-        self, captions: Sequence[str], seeds: Sequence[int], sampling: SamplingSettings
+        self,
+        captions: Sequence[str],
+        seeds: Sequence[int],
+        sampling: SamplingSettings,
+        *,
+        negatives: Sequence[str] | None = None,
     ) -> list[GeneratedImage]:
-        """One image for each (caption, seed), whose noise depends on its seed alone; one batch, in order."""
+        """One image for each (caption, seed), whose noise depends on its seed alone; one batch, in order.
+
+        ``negatives`` are captions that guidance leads away from, "" for images that have none.
+        """
 
 
 class Base(Protocol):
@@ -231,28 +260,6 @@ class Scorer(Protocol):
         """Load the scorer; ValueError when its folder or hub id is not there."""
 
 
-class Ranks(Protocol):
-    """The processes that do one piece of work together; this one is ``rank`` of ``num_ranks``.
-
-    ``gather`` and ``wait`` are collective: every rank calls them equally often and in the same order, never inside an
-    ``if rank``. `evenhand.processes.OneProcess` is the one of a program that was started alone.
-    """
-
-    @property
-    def rank(self) -> int:
-        """The number of this process, from 0."""
-
-    @property
-    def num_ranks(self) -> int:
-        """How many processes there are."""
-
-    def gather(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows of all ranks, in rank order, on every rank. Rows must be picklable."""
-
-    def wait(self) -> None:
-        """Come back when every rank has come here."""
-
-
 class Recipe(Protocol):
     """Makes a curated set, example by example. ``num_images`` is how many rows ``build`` yields on all ranks together.
 
@@ -275,8 +282,11 @@ class Batch:
 
     ``preserve_*`` hold the captions on which the adapted prediction is held to the base's (None without ``preserve``).
     ``preserve_teacher_text`` is their embedding by the base itself, where a trained text encoder gives another one than
-    ``preserve_text``. ``size_B6`` is what ``LoadedBase.denoise`` takes. ``files`` are the image files of the rows, the
-    preserve rows last, to be named in messages.
+    ``preserve_text``. ``explicit_text`` is the base's own embedding of the captions that name the rows' values (None
+    for a method that does not use them). ``size_B6`` is what ``LoadedBase.denoise`` takes. ``files`` are the image
+    files of the rows, the preserve rows last, to be named in messages. ``captions``, ``concepts`` and ``row_seeds`` are
+    of the rows without the preserve rows; a row's seed, from which a method may draw what it needs, is a function of
+    the training's seed, the step and the row's place.
     """
 
     latents_BCHW: torch.Tensor
@@ -288,9 +298,13 @@ class Batch:
     preserve_timesteps_B: torch.Tensor | None = None
     preserve_text: TextEmbedding | None = None
     preserve_teacher_text: TextEmbedding | None = None
+    explicit_text: TextEmbedding | None = None
     size_B6: torch.Tensor | None = None
     preserve_size_B6: torch.Tensor | None = None
     files: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    concepts: tuple[str, ...] = ()
+    row_seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,13 +316,73 @@ class LossTerms:
 
 
 class Method(Protocol):
-    """A debias objective. ``uses_preserve`` tells whether its batches need preserve rows."""
+    """A debias objective.
+
+    ``uses_preserve`` tells whether its batches need preserve rows, ``uses_explicit`` whether its rows need captions
+    that name their values, ``needs_encoders`` whether the VAE and the text encoders must stay in memory.
+    ``training_readers`` are the names of readers in its loss: none of them can judge the adapter. ``max_rows`` is how
+    many rows of a batch a process may take at once, None for as many as fit. ``rows_per_noise`` rows of one concept
+    share their noise and timestep, whatever their values. ``virtual_concepts`` is the share of rows whose
+    concept is replaced by one that nobody knows, in both captions.
+    """
 
     name: str
     uses_preserve: bool
+    needs_encoders: bool
+    training_readers: tuple[str, ...]
+    uses_explicit: bool
+    max_rows: int | None
+    rows_per_noise: int
+    virtual_concepts: float
 
     def loss(self, base: LoadedBase, batch: Batch) -> LossTerms:
         """The objective on one batch, with the adapter active on ``base.unet``."""
+
+
+@runtime_checkable
+class SamplingMethod(Method, Protocol):
+    """A method that makes pictures of its own in every step: of a set's rows it uses captions and concepts alone."""
+
+    def check(self, rows: Mapping[str, Sequence[Example]]) -> None:
+        """Raise ValueError for rows that it cannot use, before a base is loaded."""
+
+    def prepare(self, base: LoadedBase) -> None:
+        """Load what judges the pictures; ValueError where that and the base do not fit, before anything is encoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """What a direct method adds to the weight of each module, ``up_OR @ down_RI`` in float32 on CPU, as (down, up).
+
+    ``figures`` say how well it fits; ``loss`` is one of them.
+    """
+
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    figures: Mapping[str, float]
+
+
+@runtime_checkable
+class DirectMethod(Protocol):
+    """A debias method that solves for the adapter at once, without images, steps and optimizer.
+
+    ``targets`` is the preset of UNet modules that it changes, and the adapter must have. ``rows`` are a curated set's,
+    ``train`` and, where ``uses_preserve`` says so, ``preserve``.
+    """
+
+    name: str
+    uses_preserve: bool
+    uses_explicit: bool
+    training_readers: tuple[str, ...]
+    targets: str
+
+    def check(self, rows: Mapping[str, Sequence[Example]]) -> None:
+        """Raise ValueError for rows that it cannot use, before a base is loaded."""
+
+    def solve(self, base: LoadedBase, rows: Mapping[str, Sequence[Example]], *, ranks: Mapping[str, int]) -> Solution:
+        """The addition to each module in ``ranks``, of that rank; no adapter is attached to ``base`` yet.
+
+        It depends on nothing else, so that every process finds the same.
+        """
 
 
 class Tracker(Protocol):

@@ -181,13 +181,25 @@ def measure(job: Job, folder: Path, overrides: Mapping[str, object], *, grace_se
     if note.is_file() and read_json(note)["overrides"] == asked and (place / "results.json").is_file():
         return
     fixed = [f"adapter={quoted(str(folder / 'adapter'))}", f"run_folder={quoted(str(place))}"]
-    command = [sys.executable, str(program_path("evaluate/shift")), *asked, *fixed, "hydra.mode=RUN"]
+    log_path = folder / LOG_FILE if job.is_sweep else None
+    try:
+        code = run_program("evaluate/shift", [*asked, *fixed], log_path=log_path, grace_seconds=grace_seconds)
+    except (ValueError, ChildCrashed) as error:
+        raise ChildCrashed(f"the measurement failed: {error}") from error
+    write_json_atomic(note, {"overrides": asked, "exit_code": code})
+
+
+def run_program(name: str, overrides: Sequence[str], *, log_path: Path | None, grace_seconds: int) -> int:
+    """Run a program such as ``train/lora`` in a process of its own; its exit code, 0 or that of a failed guard.
+
+    Raises what stopped it: ValueError for what a user can fix, SystemExit after a signal, else ChildCrashed.
+    """
+    command = [sys.executable, str(program_path(name)), *overrides, "hydra.mode=RUN"]
     with tempfile.TemporaryDirectory(prefix="evenhand-") as failures:
-        log_path = folder / LOG_FILE if job.is_sweep else None
         code = run_child(command, variables={FAILURES: failures}, log_path=log_path, grace_seconds=grace_seconds)
         if code not in (0, EXIT_GUARD_FAILED):
-            raise ChildCrashed(f"the measurement failed: {_error(code, Path(failures), log_path)}")
-    write_json_atomic(note, {"overrides": asked, "exit_code": code})
+            raise _error(code, Path(failures), log_path)
+    return code
 
 
 def check_measure(overrides: Mapping[str, object] | None) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Protocol, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,31 @@ def is_worker() -> bool:
     return LAUNCHED in os.environ or DRIVEN in os.environ
 
 
+class Ranks(Protocol):
+    """The processes that do one piece of work together; this one is ``rank`` of ``num_ranks``.
+
+    ``gather`` and ``wait`` are collective: every rank calls them equally often and in the same order, never inside an
+    ``if rank``. `OneProcess` is the one of a program that was started alone.
+    """
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+
+    @property
+    def num_ranks(self) -> int:
+        """How many processes there are."""
+
+    def gather(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows of all ranks, in rank order, on every rank. Rows must be picklable."""
+
+    def wait(self) -> None:
+        """Come back when every rank has come here."""
+
+
 @dataclass(frozen=True, slots=True)
 class OneProcess:
-    """`evenhand.interfaces.Ranks` of a process that works alone."""
+    """`Ranks` of a process that works alone."""
 
     rank: int = 0
     num_ranks: int = 1

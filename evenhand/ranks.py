@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from evenhand.interfaces import Ranks
-from evenhand.processes import ChildCrashed, OneProcess, leave_group_at_exit
+from evenhand.processes import ChildCrashed, OneProcess, Ranks, leave_group_at_exit
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +21,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """`evenhand.interfaces.Ranks` of the processes of torch.distributed's default group, which must be standing."""
+    """`evenhand.processes.Ranks` of the processes of torch.distributed's default group, which must be standing."""
 
     rank: int
     num_ranks: int

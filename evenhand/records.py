@@ -125,7 +125,11 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One row of a curated set's ``metadata.jsonl``; ``file_name`` is relative to that file."""
+    """One row of a curated set's ``metadata.jsonl``; ``file_name`` is relative to that file.
+
+    ``explicit`` is the same caption with the labels' values named, which methods that compare the two need; a set may
+    lack the column.
+    """
 
     file_name: str
     text: str
@@ -135,6 +139,7 @@ class Example:
     source: str
     seed: int
     license: str
+    explicit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

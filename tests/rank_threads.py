@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from evenhand.interfaces import Ranks
+from evenhand.processes import Ranks
 
 Result = TypeVar("Result")
 PATIENCE_SECONDS = 60.0
@@ -24,7 +24,7 @@ class _Shared:
 
 @dataclass
 class ThreadRank:
-    """`evenhand.interfaces.Ranks` among threads."""
+    """`evenhand.processes.Ranks` among threads."""
 
     rank: int
     num_ranks: int

@@ -47,8 +47,10 @@ def composed(choice: Path) -> tuple[str, Config]:
 
 
 def primary_of(program: str) -> str:
-    """The primary config that a program names: ``@program("train")``."""
-    (primary,) = re.findall(r'@program\("(\w+)"', program_path(program).read_text())
+    """The primary config that a program names: ``@program("train")``. Scripts are in the checkout alone."""
+    scripts = CONF.parent / f"{program}.py"
+    path = scripts if program.startswith("scripts/") else program_path(program)
+    (primary,) = re.findall(r'@program\("(\w+)"', path.read_text())
     return str(primary)
 
 
@@ -168,3 +170,16 @@ def test_every_launcher_composes_where_its_plugin_is_installed(choice: Path) -> 
     else:
         assert done.returncode == 0, done.stderr
         assert f"hydra_plugins.hydra_{plugin}_{choice.parent}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["method=distill"], "Beta"),
+        (["method=distill", "timesteps=uniform"], "Uniform"),
+        (["method=curated"], "Uniform"),
+        (["method=curated", "timesteps=noisy"], "Beta"),
+    ],
+)
+def test_a_method_may_choose_its_timesteps_and_the_command_line_has_the_last_word(overrides, name) -> None:
+    assert compose_config("train", overrides).plain["timesteps"]["_target_"] == f"evenhand.data.timesteps.{name}"

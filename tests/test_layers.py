@@ -25,7 +25,7 @@ LAYERS = (
     {"adapters", "data", "methods", "recipes", "evaluation"},
     {"training", "generation", "analysis", "set_audit"},
     {"report"},
-    {"honesty", "sweeps", "benchmark"},
+    {"honesty", "sweeps", "benchmark", "method_benchmark", "playground"},
     {"__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evenhand.data.batches import Batches
+from evenhand.data.batches import Batches, VirtualConcepts
 from evenhand.data.encoded import encode_set
 from evenhand.data.images import ImageSettings
 from evenhand.data.rows import read_split
+from evenhand.data.timesteps import UNIFORM, Timesteps
 from evenhand.interfaces import LoadedBase, TextEmbedding
 from tests.tiny import IMAGE_PX
 
@@ -29,8 +30,9 @@ def tiny_set(folder: Path, *, num_per_value: int = 2, seed: int = 0, preserve: b
     for concept in CONCEPTS:
         for value in VALUES * num_per_value:
             labels = {"presentation": value}
-            _add(folder, rows, "train", f"a portrait of a {concept}", concept, labels, random)
-            _add(folder, rows, "preserve", f"a portrait of a {FORMS[value]} {concept}", concept, labels, random)
+            explicit = f"a portrait of a {FORMS[value]} {concept}"
+            _add(folder, rows, "train", f"a portrait of a {concept}", concept, labels, random, explicit=explicit)
+            _add(folder, rows, "preserve", explicit, concept, labels, random)
     for caption in ("a tree", ""):
         _add(folder, rows, "preserve", caption, "", {}, random)
     for split, members in rows.items():
@@ -48,6 +50,8 @@ def _add(
     concept: str,
     labels: dict[str, str],
     random: np.random.Generator,
+    *,
+    explicit: str = "",
 ) -> None:
     number = len(rows[split])
     path = folder / split / f"{number:06d}.png"
@@ -64,6 +68,7 @@ def _add(
             "source": "random squares",
             "seed": number,
             "license": "CC0-1.0",
+            **({"explicit": explicit} if explicit else {}),
         }
     )
 
@@ -81,10 +86,20 @@ def tiny_batches(
     caption_dropout: float = 0.0,
     images: ImageSettings = IMAGES,
     embed_text: Callable[[Sequence[str]], TextEmbedding] | None = None,
+    explicit: bool = False,
+    rows_per_noise: int = 1,
+    virtual_concepts: float = 0.0,
+    timesteps: Timesteps = UNIFORM,
 ) -> Batches:
     """Batches of such a set, with preserve rows unless ``preserve_batch_size`` is 0."""
     train, preserve = (
-        encode_set(base, read_split(data, split), images=images, cache_folder=cache_folder)
+        encode_set(
+            base,
+            read_split(data, split),
+            images=images,
+            cache_folder=cache_folder,
+            explicit=explicit and split == "train",
+        )
         for split in ("train", "preserve")
     )
     return Batches(
@@ -98,4 +113,9 @@ def tiny_batches(
         seed=0,
         device=torch.device("cpu"),
         embed_text=embed_text,
+        rows_per_noise=rows_per_noise,
+        virtual=VirtualConcepts(words=base.virtual_words(CONCEPTS), share=virtual_concepts)
+        if virtual_concepts
+        else None,
+        timesteps=timesteps,
     )

@@ -11,7 +11,10 @@ from accelerate import Accelerator
 
 from evenhand.adapters.lora import Adapter, attach
 from evenhand.adapters.settings import LoraSettings
+from evenhand.data.timesteps import UNIFORM
+from evenhand.interfaces import Method
 from evenhand.methods.curated import Curated
+from evenhand.methods.distill import Distill
 from evenhand.training.fit import FitResult, fit
 from evenhand.training.optim import AdamW
 from evenhand.training.processes import start_accelerator
@@ -52,6 +55,11 @@ def curated(**changes: Any) -> Curated:
     return Curated(**{"preserve_weight": 1.0, "preserve_objective": "prediction", "min_snr_gamma": None, **changes})
 
 
+def distill(**changes: Any) -> Distill:
+    """The method as conf/method/distill.yaml has it."""
+    return Distill(**{"preserve_weight": 1.0, "rows_per_noise": 2, "virtual_concepts": 0.5, **changes})
+
+
 class Remember:
     """A tracker that keeps its lines, and calls ``then`` after each."""
 
@@ -69,15 +77,21 @@ class Remember:
 
 
 class Stage:
-    """Everything that one training needs. ``changes`` are settings; ``optim`` and ``validation`` may be given too."""
+    """Everything that one training needs.
+
+    ``changes`` are settings; ``optim``, ``validation``, ``method``, ``timesteps`` and ``text_encoder``, that of the
+    adapter's settings, may be given too.
+    """
 
     def __init__(self, tiny_folder: Path, data: Path, cache: Path, **changes: Any) -> None:
         self.optim = changes.pop("optim", None) or adamw(learning_rate=changes.pop("learning_rate", 1e-3))
         self.validation = changes.pop("validation", None)
+        self.method: Method = changes.pop("method", None) or curated()
+        timesteps, text_encoder = changes.pop("timesteps", UNIFORM), changes.pop("text_encoder", "none")
+        self.data = data
         self.settings = TrainSettings(**{**SETTINGS, **changes})
         self.accelerator: Accelerator = start_accelerator(self.settings.mixed_precision)
         self.base = load_sd(tiny_folder)
-        self.adapter: Adapter = attach(self.base, LoraSettings(rank=2, alpha=2.0, targets="attention"), seed=0)
         self.batches = tiny_batches(
             self.base,
             data,
@@ -85,14 +99,21 @@ class Stage:
             batch_size=self.settings.batch_size,
             preserve_batch_size=self.settings.preserve_batch_size,
             caption_dropout=self.settings.caption_dropout,
+            rows_per_noise=self.method.rows_per_noise,
+            virtual_concepts=self.method.virtual_concepts,
+            explicit=self.method.uses_explicit,
+            timesteps=timesteps,
+            embed_text=None if text_encoder == "none" else self.base.embed_text,
         )
+        lora = LoraSettings(rank=2, alpha=2.0, targets="attention", text_encoder=text_encoder)
+        self.adapter: Adapter = attach(self.base, lora, seed=0)
 
     def run(self, folder: Path, tracker: Remember | None = None, *, resume: bool = False) -> FitResult:
         """Train; ``folder`` is the run's."""
         return fit(
             self.base,
             self.adapter,
-            curated(),
+            self.method,
             self.batches,
             settings=self.settings,
             optim=self.optim,

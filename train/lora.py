@@ -29,6 +29,8 @@ def main(config: Config) -> float | None:
         base=config.build("base"),
         lora=config.build("lora"),
         method=config.build("method"),
+        timesteps=config.build("timesteps"),
+        augmentation=config.build("augmentation"),
         settings=config.build("train"),
         optim=config.build("optim"),
         images=config.build("images"),
@@ -46,7 +48,8 @@ def main(config: Config) -> float | None:
     check_objective(objective, validates=training.scores, measures=measures)
     check_measure(measured)
     drives = launch.drives(is_sweep=config.job.is_sweep, measures=measures)
-    plan = plan_run(folder, config=config.plain, seeds={"train": training.seed}, inputs={"data": data})
+    inputs = {"data": data, **training.inputs}
+    plan = plan_run(folder, config=config.plain, seeds={"train": training.seed}, inputs=inputs)
 
     if not (plan.finished() and (folder / ADAPTER_FOLDER).is_dir()):
         training.check_place(folder)

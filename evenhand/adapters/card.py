@@ -69,6 +69,13 @@ def read_card(folder: Path) -> dict[str, Any]:  # Any: JSON
     return facts
 
 
+def adapter_name(path: Path) -> str:
+    """What the card beside an adapter's folder or file calls it; without a card, the folder's or file's name."""
+    card = (path if path.is_dir() else path.parent) / "card.json"
+    named = read_json(card).get("name") if card.is_file() else None
+    return str(named) if named else path.stem if path.is_file() else path.name
+
+
 def public_model(model: str) -> str:
     """A base's name without the place of a folder on this machine, which is nobody's business and differs elsewhere."""
     return model if is_public(model) else Path(model).name
@@ -134,9 +141,13 @@ def _what(facts: Facts) -> str:
     return (
         f"A debiasing adapter for `{facts['base']}` (`{facts['base_model']}`): a {_kind(facts)} on "
         f"{facts['num_modules']} modules of {where} ({facts['num_parameters']:,} parameters), trained with evenhand "
-        f"{facts['version']} by the method `{facts['method']}` for {facts['steps']} steps. The base model itself is "
+        f"{facts['version']} by the method `{facts['method']}`{_steps(facts)}. The base model itself is "
         f"unchanged: {_off(facts)}."
     )
+
+
+def _steps(facts: Facts) -> str:
+    return f" for {facts['steps']} steps" if facts["steps"] else ", without steps"
 
 
 def _kind(facts: Facts) -> str:

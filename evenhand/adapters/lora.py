@@ -155,11 +155,15 @@ def load(base: LoadedBase, path: Path, *, check_base: bool = True) -> Adapter:
 
     ``check_base=False`` is for adapters that other tools trained: they do not say which base they belong to.
     """
+    return load_content(base, read_adapter(path), check_base=check_base)
+
+
+def load_content(base: LoadedBase, content: AdapterFile, *, check_base: bool = True) -> Adapter:
+    """As ``load``, for what was read already, or was made in memory."""
     import torch
 
-    content = read_adapter(path)
     if check_base:
-        _check_base(base, content)
+        require_base(base, content)
     parts = parts_of(base)
     _check_modules(base, content, parts)
     adapter = _add(base, _settings_of(content), content.placements)
@@ -250,7 +254,8 @@ def _settings_of(content: AdapterFile) -> LoraSettings:
     )
 
 
-def _check_base(base: LoadedBase, content: AdapterFile) -> None:
+def require_base(base: LoadedBase, content: AdapterFile) -> None:
+    """Raise ValueError unless the adapter says that it belongs to this base."""
     header, file = content.header, content.path
     if FINGERPRINT_KEY not in header:
         raise ValueError(f"adapter {file} does not say which base it belongs to (check_base=false loads it anyway)")

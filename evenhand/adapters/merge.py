@@ -72,6 +72,18 @@ def merge(contents: Sequence[AdapterFile], weights: Sequence[float], *, how: str
     return Merged(tensors=tensors, placements=placements)
 
 
+def summed(contents: Sequence[AdapterFile], weights: Sequence[float]) -> AdapterFile:
+    """The weighted sum of adapters as if it had been read from a file."""
+    merged = merge(contents, weights)
+    tensors = {
+        (part, module, end): merged.tensors[file_key(part, module, end)]
+        for part, placement in merged.placements.items()
+        for module in placement.ranks
+        for end in (DOWN, UP)
+    }
+    return AdapterFile(path=contents[0].path, header={}, placements=merged.placements, tensors=tensors)
+
+
 def _check(contents: Sequence[AdapterFile], weights: Sequence[float], how: str) -> None:
     if how not in HOW:
         reason = ": it adds A and B apart, so products of one adapter's B with another's A come in" * (how == "linear")

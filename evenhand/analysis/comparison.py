@@ -1,4 +1,4 @@
-"""Two evaluations of two adapters, compared pair by pair on the prompts and seeds that both have.
+"""Two evaluations of adapters or baselines, compared pair by pair on the prompts and seeds that both have.
 
 The difference of shifts is made prompt by prompt from images that all four arms have read, and its interval is a t
 interval over prompts: what both adapters do alike cancels (Miller 2024, arXiv 2411.00640, section 4.2). Plans that
@@ -24,7 +24,7 @@ Json = dict[str, Any]  # Any: JSON
 
 # What follows from the adapter and its training, so that two plans may differ in it.
 OF_THE_ADAPTER = ("training_reader", "training_captions", "excluded", "seen", "mde")
-ADAPTER_KEYS = ("adapter_sha256", "adapter_scale")
+ADAPTER_KEYS = ("adapter_sha256", "adapter_scale", "arm")
 SEEDS_FIELD = "generation.seeds"
 RESULTS_FILE = "results.json"
 TIED, NOT_COMPARABLE = "tied", "not comparable"
@@ -60,10 +60,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What tells a run of a comparison: its folder, its plan, its adapter, and the guards that it failed."""
+    """What tells a run of a comparison: its folder, plan, second arm and adapter, and the guards that it failed.
+
+    For a baseline, which has no weights, ``adapter_sha256`` is that of what it does.
+    """
 
     folder: str
     plan_sha256: str
+    arm: str
     adapter_sha256: str | None
     failed_guards: tuple[str, ...] | None
 
@@ -125,6 +129,7 @@ def _comparable(plan: Plan, excluded: Collection[str]) -> Json:
     own = plan.extra.get("excluded", ())
     asked = {row["id"]: row for row in (*content.pop("prompts"), *(entry["prompt"] for entry in own))}
     content["prompts"] = [asked[name] for name in sorted(asked)]
+    content["arms"] = content["arms"][:1]  # what the second is called is the adapter's or the baseline's
     if plan.generation is None:
         return content
     # Of a prompt that was not generated only the number of its seeds is known.
@@ -152,6 +157,7 @@ def _facts(run: PairedRun) -> RunFacts:
     return RunFacts(
         folder=run.folder.as_posix(),
         plan_sha256=plan_sha256(run.folder),
+        arm=run.plan.arms[1],
         adapter_sha256=None if run.plan.generation is None else run.plan.generation.adapter_sha256,
         failed_guards=failed,
     )

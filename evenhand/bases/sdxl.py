@@ -14,8 +14,10 @@ from evenhand.bases.text import (
     checkpoint_gradients,
     refuse_adapted,
     text_lora_targets,
+    token_ids,
 )
 from evenhand.bases.unet import adapters_off, lora_targets, sample
+from evenhand.bases.virtual_words import VirtualWords
 from evenhand.interfaces import GeneratedImage, LatentPosterior, SamplingSettings, TextEmbedding
 
 if TYPE_CHECKING:
@@ -139,6 +141,18 @@ class LoadedStableDiffusionXL:
             pooled_BD = pooled_BD * kept_B[:, None]
         return TextEmbedding(hidden_BLD=hidden_BLD, pooled_BD=pooled_BD)
 
+    def virtual_words(self, known: Sequence[str]) -> VirtualWords:
+        """Virtual words that are drawn between those of known concepts, for both encoders."""
+        self._check_encoders()
+        first = (self.pipeline.tokenizer, self.pipeline.text_encoder)
+        second = (self.pipeline.tokenizer_2, self.pipeline.text_encoder_2)
+        return VirtualWords([first, second], self.encode_text, known)
+
+    def token_ids(self, captions: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of each caption, start and end included and padding not."""
+        self._check_encoders()
+        return token_ids(self.pipeline.tokenizer, captions)
+
     def encode_images(self, pixels_BCHW: torch.Tensor) -> LatentPosterior:
         """Posterior of pixels in [-1, 1], in float32 and in the UNet's scale."""
         import torch
@@ -149,6 +163,13 @@ class LoadedStableDiffusionXL:
             posterior = vae.encode(pixels_BCHW.to(device=self.device, dtype=vae.dtype)).latent_dist
         scale = vae.config.scaling_factor
         return LatentPosterior(mean_BCHW=posterior.mean.float() * scale, std_BCHW=posterior.std.float() * scale)
+
+    def decode_latents(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """Pixels, about in [-1, 1] and in float32, of latents in the UNet's scale, with gradients for the latents."""
+        self._check_encoders()
+        vae = self.pipeline.vae
+        pixels_BCHW: torch.Tensor = vae.decode((latents_BCHW / vae.config.scaling_factor).to(vae.dtype)).sample
+        return pixels_BCHW.float()
 
     def add_noise(
         self, latents_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, timesteps_B: torch.Tensor
@@ -252,10 +273,18 @@ class LoadedStableDiffusionXL:
         return sampler_facts(self.pipeline)
 
     def generate(
-        self, captions: Sequence[str], seeds: Sequence[int], sampling: SamplingSettings
+        self,
+        captions: Sequence[str],
+        seeds: Sequence[int],
+        sampling: SamplingSettings,
+        *,
+        negatives: Sequence[str] | None = None,
     ) -> list[GeneratedImage]:
-        """One image for each (caption, seed), whose noise depends on its seed alone; one batch, in order."""
+        """One image for each (caption, seed), whose noise depends on its seed alone; one batch, in order.
+
+        ``negatives`` are captions that guidance leads away from, "" for images that have none.
+        """
         self._check_encoders()
         for tokenizer in (self.pipeline.tokenizer, self.pipeline.tokenizer_2):
-            check_lengths(tokenizer, captions)
-        return sample(self.pipeline, captions, seeds, sampling)
+            check_lengths(tokenizer, [*captions, *(negatives or ())])
+        return sample(self.pipeline, captions, seeds, sampling, negatives=negatives)

@@ -35,6 +35,15 @@ def check_lengths(
             )
 
 
+def token_ids(
+    tokenizer: Any,  # Any: a tokenizer of any class
+    captions: Sequence[str],
+) -> list[tuple[int, ...]]:
+    """The tokens of each caption, start and end included; ValueError for one that would be cut off."""
+    check_lengths(tokenizer, captions)
+    return [tuple(tokens) for tokens in tokenizer(list(captions), truncation=False, verbose=False).input_ids]
+
+
 def check_stored_lengths(
     captions: Sequence[str], *, where: str, tokenizers: Sequence[str], name: str, model: str, revision: str | None
 ) -> None:

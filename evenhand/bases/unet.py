@@ -70,6 +70,8 @@ def sample(
     captions: Sequence[str],
     seeds: Sequence[int],
     sampling: SamplingSettings,
+    *,
+    negatives: Sequence[str] | None = None,
 ) -> list[GeneratedImage]:
     """Images of one batch, made by the pipeline's own loop and scheduler, and decoded in the VAE's own precision.
 
@@ -86,7 +88,7 @@ def sample(
     noises = [torch.randn((1, *shape), generator=generator) for generator in generators]
     with torch.no_grad():
         latents_BCHW = pipeline(
-            prompt=list(captions),
+            **_prompts(pipeline, captions, negatives),
             height=sampling.height_px,
             width=sampling.width_px,
             num_inference_steps=sampling.steps,
@@ -100,3 +102,33 @@ def sample(
         images = pipeline.image_processor.postprocess(pixels_BCHW.float(), output_type="pil")
     hashes = [hashlib.sha256(noise.numpy().tobytes()).hexdigest() for noise in noises]
     return [GeneratedImage(image=image, noise_sha256=text) for image, text in zip(images, hashes, strict=True)]
+
+
+def _prompts(
+    pipeline: Any,  # Any: diffusers has no types
+    captions: Sequence[str],
+    negatives: Sequence[str] | None,
+) -> dict[str, Any]:  # Any: a pipeline's arguments
+    """What a pipeline is told of its prompts; an image whose negative is "" comes out as without any."""
+    if negatives is None:
+        return {"prompt": list(captions)}
+    if len(negatives) != len(captions):
+        raise ValueError(f"one negative for each caption is needed, got {len(negatives)} and {len(captions)}")
+    if not getattr(pipeline.config, "force_zeros_for_empty_prompt", False):
+        return {"prompt": list(captions), "negative_prompt": list(negatives)}
+    # SDXL guides away from zeros where there is no negative prompt, and from the text "" where there is one.
+    hidden_BLD, away_BLD, pooled_BD, away_BD = pipeline.encode_prompt(
+        list(captions),
+        device=pipeline.device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=True,
+        negative_prompt=list(negatives),
+    )
+    without = [index for index, negative in enumerate(negatives) if not negative]
+    away_BLD[without], away_BD[without] = 0.0, 0.0
+    return {
+        "prompt_embeds": hidden_BLD,
+        "negative_prompt_embeds": away_BLD,
+        "pooled_prompt_embeds": pooled_BD,
+        "negative_pooled_prompt_embeds": away_BD,
+    }

@@ -17,7 +17,7 @@ from evenhand.compose import Config, compose_config
 from evenhand.data.batches import Batches
 from evenhand.data.rows import TRAIN, read_split
 from evenhand.files import read_json
-from evenhand.interfaces import LoadedBase
+from evenhand.interfaces import DirectMethod, LoadedBase
 from evenhand.trackers import JsonlTracker
 from evenhand.training.batches import make_batches
 from evenhand.training.fit import MEMORY_FILE, fit
@@ -72,6 +72,8 @@ class NoiseTraining:
             cache_folder=folder / "cache",
             seed=seed,
             accelerator=accelerator,
+            timesteps=self.config.build("timesteps"),
+            method=self.config.build("method"),
         )
 
 
@@ -94,6 +96,12 @@ def training_of_noise(
     lora = config.build("lora")
     if lora.text_encoder != "none":
         raise ValueError(f"the benchmark trains the UNet alone, got lora.text_encoder={lora.text_encoder} (training)")
+    method = config.build("method")
+    if isinstance(method, DirectMethod) or method.uses_explicit:
+        raise ValueError(
+            f"the benchmark trains in steps, on noise without explicit captions; method {method.name} cannot "
+            "(training.method)"
+        )
     return NoiseTraining(config=config, resolution_px=resolution_px, num_images=num_images)
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from evenhand.data.buckets import Crop, make_buckets
+from evenhand.data.coupling import siblings
 from evenhand.data.images import ImageFile, ImageSettings, choose_crop, load_pixels
 from evenhand.data.rows import Split
 from evenhand.data.shards import ShardFolder, fill
-from evenhand.files import sha256_json
+from evenhand.files import json_line, sha256_json
 from evenhand.interfaces import LatentPosterior, LoadedBase, TextEmbedding
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class EncodedSet:
 
     ``buckets`` hold the rows of each size of latents, ``place_N`` says where in ``posteriors`` a row is, ``place_U``
     where in ``texts`` a caption is: which file, and which entry in it. ``size_N6`` is what SDXL is told of the rows.
+    ``explicit_N`` are the rows' explicit captions, where they were asked for, and ``siblings_N`` the rows of the same
+    concept and size, in the order of their labels.
     """
 
     posteriors: Sequence[LatentPosterior]
@@ -46,6 +49,9 @@ class EncodedSet:
     caption_N: Sequence[str]
     size_N6: torch.Tensor
     files: Sequence[str]
+    explicit_N: Sequence[str] = ()
+    siblings_N: Sequence[Sequence[int]] = ()
+    concept_N: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.place_N)
@@ -80,10 +86,14 @@ def encode_set(
     cache_folder: Path,
     rank: int = 0,
     num_ranks: int = 1,
+    explicit: bool = False,
+    others: Sequence[str] = (),
 ) -> EncodedSet:
     """Encode the images and captions of a split, or read them from the cache when nothing has changed since.
 
     The cache is known by what went into it: image bytes, captions, the base's encoders, precision, crops and sizes.
+    With ``explicit``, the rows' explicit captions are embedded too, and ``others``, which no row has: into files beside
+    those, so that methods with and without them share the images.
     With several ranks each encodes its share. ValueError names an image that is damaged, too small, or whose latent is
     not finite.
     """
@@ -91,14 +101,14 @@ def encode_set(
     buckets = make_buckets(resolution_px, step_px=base.size_step_px, max_aspect=images.max_aspect)
     crops = [choose_crop(image, buckets, max_enlargement=images.max_enlargement) for image in split.images]
     plan = _Plan.of(split, crops, num_per_shard=images.shard_images)
+    name_of_set, encoders = f"{split.folder.parent.name}-{split.name}", _encoders(base)
     folder = ShardFolder.of(
         cache_folder,
-        f"{split.folder.parent.name}-{split.name}",
+        name_of_set,
         {
             "images": sha256_json([image.sha256 for image in split.images]),
             "captions": sha256_json([example.text for example in split.examples]),
-            "base encoders": sha256_json([base.encoders_fingerprint, *_encoder_facts(base)]),
-            "precision": str(next(base.unet.parameters()).dtype),
+            **encoders,
             "transform": f"{resolution_px} px, aspect up to {images.max_aspect:g}, lanczos, centre crop",
             "files": f"{images.shard_images} images or captions each",
         },
@@ -113,7 +123,53 @@ def encode_set(
 
     what = f"{len(split)} images of {split.folder}"
     names = [*plan.captions, *plan.rows]
-    return plan.encoded(fill(folder, names, encode, what=what, rank=rank, num_ranks=num_ranks), split, crops)
+    encoded = plan.encoded(fill(folder, names, encode, what=what, rank=rank, num_ranks=num_ranks), split, crops)
+    if not explicit:
+        return encoded
+    captions = sorted({*(example.explicit for example in split.examples), *others})
+    pieces = dict(_pieces("text", captions, images.shard_images))
+    inputs = {"captions": sha256_json(pieces), **encoders, "files": f"{images.shard_images} captions each"}
+    beside = ShardFolder.of(cache_folder, f"{name_of_set}-explicit", inputs)
+
+    def encode_explicit(name: str) -> dict[str, torch.Tensor]:
+        return _encode_captions(base, pieces[name], images.encode_batch_size or TEXTS_TOGETHER)
+
+    what = f"explicit captions of {split.folder}"
+    texts = fill(beside, list(pieces), encode_explicit, what=what, rank=rank, num_ranks=num_ranks)
+    return _with_explicit(encoded, split, pieces, texts)
+
+
+def _with_explicit(
+    encoded: EncodedSet,
+    split: Split,
+    pieces: Mapping[str, Sequence[str]],
+    shards: Mapping[str, Mapping[str, torch.Tensor]],
+) -> EncodedSet:
+    """The set with the embeddings of its rows' explicit captions; a caption that it has already stays where it is."""
+    first = len(encoded.texts)
+    places = {
+        caption: (first + file, entry)
+        for file, captions in enumerate(pieces.values())
+        for entry, caption in enumerate(captions)
+    }
+    return replace(
+        encoded,
+        texts=[*encoded.texts, *(_text_of(shards[name]) for name in pieces)],
+        place_U={**places, **encoded.place_U},
+        explicit_N=[example.explicit for example in split.examples],
+    )
+
+
+def _text_of(shard: Mapping[str, torch.Tensor]) -> TextEmbedding:
+    return TextEmbedding(hidden_BLD=shard[HIDDEN], pooled_BD=shard.get(POOLED))
+
+
+def _encoders(base: LoadedBase) -> dict[str, str]:
+    """What a cached embedding or latent depends on in a base."""
+    return {
+        "base encoders": sha256_json([base.encoders_fingerprint, *_encoder_facts(base)]),
+        "precision": str(next(base.unet.parameters()).dtype),
+    }
 
 
 def _encoder_facts(base: LoadedBase) -> list[str]:
@@ -156,10 +212,7 @@ class _Plan:
             posteriors=[
                 LatentPosterior(mean_BCHW=shards[name][MEAN], std_BCHW=shards[name][STD]) for name in self.rows
             ],
-            texts=[
-                TextEmbedding(hidden_BLD=shards[name][HIDDEN], pooled_BD=shards[name].get(POOLED))
-                for name in self.captions
-            ],
+            texts=[_text_of(shards[name]) for name in self.captions],
             buckets=self.buckets,
             place_N=[places[row] for row in range(len(split))],
             place_U={
@@ -176,6 +229,11 @@ class _Plan:
                 dtype=torch.float32,
             ),
             files=[f"{split.name}/{example.file_name}" for example in split.examples],
+            concept_N=[example.concept for example in split.examples],
+            siblings_N=siblings(
+                [sha256_json([row.concept, crop.bucket]) for row, crop in zip(split.examples, crops, strict=True)],
+                [json_line(sorted(row.labels.items())) for row in split.examples],
+            ),
         )
 
 

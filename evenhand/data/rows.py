@@ -15,7 +15,8 @@ from evenhand.records import Example
 METADATA_NAME = "metadata.jsonl"
 TRAIN = "train"
 COLUMNS = tuple(field.name for field in dataclasses.fields(Example))
-TEXT_COLUMNS = ("file_name", "text", "concept")
+OPTIONAL = ("explicit",)
+TEXT_COLUMNS = ("file_name", "text", "concept", "explicit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def read_examples(data: Path, split: str) -> tuple[Example, ...]:
     for number, row in enumerate(read_jsonl(path), start=1):
         where = f"{path} line {number}"
         _check_columns(row, where)
-        example = Example(**{column: row[column] for column in COLUMNS})
+        example = Example(**{column: row[column] for column in COLUMNS if column in row})
         if not (path.parent / example.file_name).is_file():
             raise ValueError(f"{where}: image {example.file_name} does not exist (restore it, or remove the row)")
         if split == TRAIN and not example.text.strip():
@@ -72,7 +73,7 @@ def read_examples(data: Path, split: str) -> tuple[Example, ...]:
 
 
 def _check_columns(row: Mapping[str, object], where: str) -> None:
-    missing = [column for column in COLUMNS if column not in row]
+    missing = [column for column in COLUMNS if column not in row and column not in OPTIONAL]
     unknown = [column for column in row if column not in COLUMNS]
     if missing:
         has = f"; it has {', '.join(unknown)}, which nothing reads: rename it?" if unknown else ""
@@ -82,7 +83,7 @@ def _check_columns(row: Mapping[str, object], where: str) -> None:
             f"{where} has {', '.join(unknown)}, which nothing reads; remove it (columns are {', '.join(COLUMNS)})"
         )
     for column in TEXT_COLUMNS:
-        if not isinstance(row[column], str):
+        if not isinstance(row.get(column, ""), str):
             raise ValueError(f"{where}: {column} must be text, got {row[column]!r}")
 
 
@@ -98,3 +99,19 @@ def check_split(split: Split, *, base: Base, num_processes: int) -> None:
             f"start at most {len(split)} processes, or build a larger set"
         )
     base.check_captions(sorted({example.text for example in split.examples}), where=str(path))
+
+
+def check_explicit(split: Split, *, base: Base, method: str) -> None:
+    """Raise ValueError unless each row has an explicit caption, and the base reads it whole.
+
+    Of the base only its tokenizers are loaded.
+    """
+    path = split.folder / METADATA_NAME
+    without = [example.file_name for example in split.examples if not example.explicit.strip()]
+    if without:
+        raise ValueError(
+            f"{path}: {len(without)} of {len(split)} rows lack explicit, the caption that names what the image shows "
+            f"(first {without[0]}), and method={method} needs it: build the set again with data_recipes/build.py, "
+            "write the column, or train with method=curated"
+        )
+    base.check_captions(sorted({example.explicit for example in split.examples}), where=str(path))

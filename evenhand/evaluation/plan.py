@@ -33,6 +33,8 @@ class GenerationPlan:
     """What decides the pixels. ``seeds`` lists the seeds of each prompt id; ``batch_size`` is part of the layout.
 
     ``environment`` is whatever else can change a pixel: sampler, versions of packages, attention, machine, threads.
+    ``arm`` says what the second arm is where that is more than the file of ``adapter_sha256``: a stack of adapters with
+    their weights, or a baseline with what it does for each image (``instructions``, in the order of the seeds).
     """
 
     seeds: Mapping[str, tuple[int, ...]]
@@ -49,6 +51,7 @@ class GenerationPlan:
     adapter_sha256: str
     adapter_scale: float
     environment: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
+    arm: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +226,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:  # Any: JSON
     if plan.generation is not None:
         seeds = {prompt: list(values) for prompt, values in plan.generation.seeds.items()}
         content["generation"] = {**asdict(plan.generation), "seeds": seeds}
+        if not plan.generation.arm:
+            del content["generation"]["arm"]
     return {**content, "guard_rule": plan.guard_rule, **plan.extra}
 
 

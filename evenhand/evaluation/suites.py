@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from evenhand.captions.language import ENGLISH, Language
@@ -117,6 +118,24 @@ class Suites:
                 planned.append(PlannedPrompt(prompt=whole, num_seeds=self._num_seeds[group.suite], wording=number))
         self._refuse_overlap([entry.prompt for entry in planned])
         return planned
+
+    def explicit_texts(self, attributes: Sequence[Attribute]) -> dict[str, dict[tuple[str, ...], str]]:
+        """For each prompt that states no value, by id, its text with each combination of the attributes' values."""
+        cells = list(product(*(attribute.values for attribute in attributes)))
+        names = [attribute.name for attribute in attributes]
+        numbers: dict[str, int] = {}
+        texts = {}
+        for group in self._groups:
+            for concept in (concept for name in group.concepts for concept in self._lists[name]):
+                for template in group.templates if group.name is None else ():
+                    stem = f"{group.suite}-{concept.name.replace(' ', '-')}"
+                    number = numbers.get(stem, 0)
+                    numbers[stem] = number + 1
+                    texts[f"{stem}-{number:02d}"] = {
+                        cell: template.explicit(concept, attributes, dict(zip(names, cell, strict=True)))
+                        for cell in cells
+                    }
+        return texts
 
     def _expand(
         self, group: PromptGroup, attributes: Mapping[str, Attribute]

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from evenhand.adapters import lora
-from evenhand.adapters.file import WEIGHTS_NAME
 from evenhand.evaluation.folder import (
     IMAGES_FILE,
     all_arms,
@@ -27,7 +25,9 @@ from evenhand.evaluation.folder import (
 from evenhand.evaluation.plan import Plan
 from evenhand.files import append_jsonl, atomic_path, sha256_file, write_jsonl_atomic
 from evenhand.generation import base_arms
-from evenhand.interfaces import GeneratedImage, LoadedBase, SamplingSettings
+from evenhand.generation.adapter_arm import AdapterArm
+from evenhand.generation.second_arm import Maker, SecondArm, plain_maker
+from evenhand.interfaces import GeneratedImage, LoadedBase
 from evenhand.records import ImageRecord, Prompt
 
 log = logging.getLogger(__name__)
@@ -40,35 +40,29 @@ class ImageBatch:
     index: int
     images: tuple[tuple[Prompt, int], ...]
 
-    def make(self, base: LoadedBase, sampling: SamplingSettings) -> list[GeneratedImage]:
-        """The images, with whatever adapter is active on the base."""
-        return base.generate([prompt.text for prompt, _ in self.images], [seed for _, seed in self.images], sampling)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What is to be made, and where; the same for every process.
 
     ``cache`` is the cache folder, which keeps the images of the unmodified base for the evaluation of other adapters.
+    ``arm`` is what the second arm is made with; None: the ``adapter`` of a file.
     """
 
     plan: Plan
     folder: Path
-    adapter: Path
+    adapter: Path | None = None
     check_base: bool = True
     cache: Path | None = None
+    arm: SecondArm | None = None
 
-
-def sampling_of(plan: Plan) -> SamplingSettings:
-    """How the plan makes images."""
-    assert plan.generation is not None
-    generation = plan.generation
-    return SamplingSettings(
-        steps=generation.steps,
-        guidance=generation.guidance,
-        height_px=generation.height_px,
-        width_px=generation.width_px,
-    )
+    @property
+    def second_arm(self) -> SecondArm:
+        """What the second arm is made with."""
+        if self.arm is not None:
+            return self.arm
+        assert self.adapter is not None, "work needs an arm or an adapter"
+        return AdapterArm(path=self.adapter, check_base=self.check_base)
 
 
 def batches(plan: Plan, arm: str, *, num_rounds: int | None = None) -> list[ImageBatch]:
@@ -110,11 +104,19 @@ def adapter_scale(plan: Plan, arm: str) -> float:
 
 
 def generate_arm(
-    work: Work, base: LoadedBase, *, arm: str, num_rounds: int | None = None, rank: int = 0, num_ranks: int = 1
+    work: Work,
+    base: LoadedBase,
+    *,
+    arm: str,
+    make: Maker | None = None,
+    num_rounds: int | None = None,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> int:
-    """Make this rank's missing images of an arm with the adapter as it stands on the base; how many were made.
+    """Make this rank's missing images of an arm with ``make``; how many were made.
 
-    Images of the base arm come from the cache where they are there, and go to it where they are not.
+    Without it they are made with the base and the adapter as it stands there. Images of the base arm come from the
+    cache where they are there, and go to it where they are not.
     """
     adapter_scale(work.plan, arm)
     unfinished = unfinished_batches(work.plan, work.folder, arm, num_rounds=num_rounds)
@@ -122,11 +124,12 @@ def generate_arm(
     cache = work.cache if arm == work.plan.arms[0] else None
     records_path = work.folder / (IMAGES_FILE if rank == 0 else f"images.rank{rank}.jsonl")
     log.info("arm %s: %d batches to make", arm, len(todo))
+    make = plain_maker(base, work.plan) if make is None else make
     num_made = 0
     for batch in tqdm(todo, desc=f"images of {arm}", unit="batch", disable=rank != 0 or not todo):
         records = None if cache is None else _cached(work, cache, arm, batch)
         if records is None:
-            made = batch.make(base, sampling_of(work.plan))
+            made = make(batch.images)
             num_made += len(made)
             pairs = zip(made, batch.images, strict=True)
             records = [_save(image, work.folder, arm, *key) for image, key in pairs]
@@ -184,8 +187,7 @@ def generate_arms(
 ) -> int:
     """Make this rank's missing images of some arms (None: of all), the base's first; how many were made.
 
-    ``base`` has no adapter, before and after, and the adapter is never fused into it: fusing and unfusing rounds the
-    base's weights.
+    ``base`` has no adapter, before and after.
     """
     num_made = 0
     for arm in all_arms(work.plan) if arms is None else arms:
@@ -195,10 +197,10 @@ def generate_arms(
         if arm == work.plan.arms[0]:
             num_made += generate_arm(work, base, arm=arm, num_rounds=num_rounds, rank=rank, num_ranks=num_ranks)
             continue
-        lora.load(base, work.adapter, check_base=work.check_base)
-        with lora.scaled(base, scale):
-            num_made += generate_arm(work, base, arm=arm, num_rounds=num_rounds, rank=rank, num_ranks=num_ranks)
-        lora.detach(base)
+        with work.second_arm.applied(base, work.plan, scale=scale) as make:
+            num_made += generate_arm(
+                work, base, arm=arm, make=make, num_rounds=num_rounds, rank=rank, num_ranks=num_ranks
+            )
     return num_made
 
 
@@ -224,11 +226,3 @@ def finish_images(
 def pair_key(record: ImageRecord) -> tuple[str, int]:
     """What the arms of a pair have in common."""
     return record.prompt_id, record.seed
-
-
-def adapter_file(path: Path) -> Path:
-    """The weights of an adapter folder or file; ValueError when there are none."""
-    file = path / WEIGHTS_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"adapter not found: {file} does not exist (adapter=<the folder that training wrote>)")
-    return file

@@ -24,7 +24,7 @@ FOLDER = "base_arms"
 BATCH_FILE = "batch.json"
 KEY_VERSION = 1
 # All other fields of the plan of generation are in the key, those that are added later included.
-NOT_OF_THE_BASE = ("seeds", "base", "adapter_sha256", "adapter_scale")
+NOT_OF_THE_BASE = ("seeds", "base", "adapter_sha256", "adapter_scale", "arm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from evenhand.adapters import lora
 from evenhand.evaluation.folder import all_arms, image_path
 from evenhand.generation import base_arms
-from evenhand.generation.arms import ImageBatch, Work, batches, generate_arm, sampling_of, unfinished_batches
+from evenhand.generation.arms import ImageBatch, Work, batches, generate_arm, unfinished_batches
 from evenhand.interfaces import LoadedBase
 
 RGB_BYTES = 3  # of a pixel: a PNG of a picture is smaller than that
@@ -76,14 +75,14 @@ def check_disk(work: Work, stock: Stock) -> None:
 
 
 def check_adapter(work: Work, base: LoadedBase) -> float:
-    """Seconds for a batch of images, seen while checking that the adapter is all that the arms differ in.
+    """Seconds for a batch of images, seen while checking that the second arm is all that the arms differ in.
 
-    Raises ValueError unless every key of the adapter fits the base, and at scale 0 the first batch of the base arm
-    comes out bit for bit, whether it was made now, before, or comes from the cache. ``base`` has no adapter, before
-    and after.
+    Raises ValueError unless it fits the base, with every key of an adapter, and at scale 0 the first batch of the base
+    arm comes out bit for bit, whether it was made now, before, or comes from the cache. ``base`` has no adapter,
+    before and after.
     """
-    lora.load(base, work.adapter, check_base=work.check_base)
-    lora.detach(base)
+    with work.second_arm.applied(base, work.plan, scale=0.0):
+        pass
     base_arm = work.plan.arms[0]
     batch = batches(work.plan, base_arm)[0]
     num_batches = len(batches(work.plan, base_arm))
@@ -93,12 +92,10 @@ def check_adapter(work: Work, base: LoadedBase) -> float:
     for prompt, seed in batch.images:
         with Image.open(work.folder / image_path(base_arm, prompt.id, seed)) as image:
             before.append(image.convert("RGB"))
-    lora.load(base, work.adapter, check_base=work.check_base)
-    started = time.monotonic()
-    with lora.scaled(base, 0.0):
-        after = [made.image for made in batch.make(base, sampling_of(work.plan))]
-    seconds = time.monotonic() - started
-    lora.detach(base)
+    with work.second_arm.applied(base, work.plan, scale=0.0) as make:
+        started = time.monotonic()
+        after = [made.image for made in make(batch.images)]
+        seconds = time.monotonic() - started
     require_identity(before, after)
     return seconds
 
@@ -109,6 +106,6 @@ def require_identity(before: Sequence[Image.Image], after: Sequence[Image.Image]
         if one.size != other.size or one.tobytes() != other.tobytes():
             raise ValueError(
                 f"check failed: with the adapter at scale 0, image {index} of the plan is not the base's, so the arms "
-                "would differ in more than the adapter; is it fused into the base, or were the base's images made "
+                "would differ in more than that; is an adapter fused into the base, or were the base's images made "
                 "elsewhere? (cache=false and another run_name make them anew)"
             )

@@ -13,7 +13,6 @@ from typing import Any
 from evenhand.cache import open_cache
 from evenhand.captions.quotas import TargetChoice
 from evenhand.evaluation.forecast import duration, forecast
-from evenhand.evaluation.overlap import training_captions
 from evenhand.evaluation.plan import Plan, Sequential, freeze_plan
 from evenhand.evaluation.question import (
     EvaluationSettings,
@@ -23,12 +22,13 @@ from evenhand.evaluation.question import (
     plan_evaluation,
 )
 from evenhand.evaluation.suites import Suites
-from evenhand.evaluation.training_set import training_reader
-from evenhand.files import sha256_file
-from evenhand.generation.arms import Work, adapter_file, finish_images
+from evenhand.evaluation.training_set import TrainingSet
+from evenhand.generation.arms import Work, finish_images
 from evenhand.generation.check import check_adapter, check_disk, take_stock
 from evenhand.generation.environment import environment_of
+from evenhand.generation.given import Given, given_arm
 from evenhand.generation.processes import Crew, best_number
+from evenhand.generation.second_arm import Asked, SecondArm
 from evenhand.generation.sequential import until_settled
 from evenhand.interfaces import Base, LoadedBase, Reader, SamplingSettings
 from evenhand.processes import leave_group_at_exit
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 NOT_IN_THE_IMAGES = (
     *NOT_RESULTS,
     "adapter",
+    "adapters",
     "training_captions",
     "training_set",
     "device",
@@ -60,7 +61,8 @@ class Request:
 
     ``device`` is cpu or auto, a GPU where there is one. On a CPU, ``num_threads`` of each process is a part of what
     decides the last bits of an image, and ``num_processes`` (None: as many as pay) is not. ``cache`` keeps the base's
-    images for other adapters. ``sequential`` stops early, ``sequential_width`` says at which interval at the latest.
+    images for other adapters. One of ``arm``, ``adapter`` and ``adapters`` is what is measured. ``sequential`` stops
+    early, ``sequential_width`` says at which interval at the latest.
     """
 
     evaluation: EvaluationSettings
@@ -73,7 +75,9 @@ class Request:
     second_readers: Mapping[str, Reader]
     base: Base
     sampling: SamplingSettings
-    adapter: Path
+    arm: SecondArm | None
+    adapter: Path | None
+    adapters: Sequence[Mapping[str, Any]]  # Any: YAML, checked by given_arm
     training_captions: Path | None
     check_base: bool
     run_folder: Path
@@ -96,6 +100,15 @@ class Request:
             raise ValueError(f"sequential_width={self.sequential_width} is for sequential=true")
 
     @property
+    def given(self) -> Given:
+        """What is measured; ValueError for none or several, and for files that are not there."""
+        return given_arm(arm=self.arm, adapter=self.adapter, adapters=self.adapters, check_base=self.check_base)
+
+    def training_set(self, named: str | None, *, scored: bool) -> TrainingSet:
+        """The images that must not come back as copies."""
+        return self.given.training_set(named, scored=scored)
+
+    @property
     def rule(self) -> Sequential | None:
         """When to stop early."""
         return Sequential(width=self.sequential_width) if self.sequential else None
@@ -107,8 +120,8 @@ class Request:
 
     def question(self) -> Question:
         """What is asked of the adapter; ValueError when choices don't fit each other or the adapter is not there."""
-        judge = self.reader.name
-        named = training_reader(adapter_file(self.adapter), self.evaluation.training_reader, reader=judge)
+        given = self.given
+        named = given.training_reader(self.evaluation.training_reader, judge=self.reader.name)
         return ask(
             replace(self.evaluation, training_reader=named),
             attribute=self.attribute,
@@ -118,7 +131,7 @@ class Request:
             tier=self.tier,
             second_readers=self.readers[1:],
             joint_target=self.joint_target,
-            captions=training_captions(adapter_file(self.adapter), self.training_captions),
+            captions=given.training_captions(self.training_captions),
         )
 
 
@@ -126,7 +139,7 @@ class Session:
     """A frozen plan and its loaded base, in this process and, as a context manager, in those that it starts."""
 
     def __init__(self, request: Request, config: Mapping[str, Any]) -> None:  # Any: YAML
-        question, weights_path = request.question(), adapter_file(request.adapter)
+        question, given = request.question(), request.given
 
         import torch
         from accelerate import PartialState
@@ -143,7 +156,7 @@ class Session:
             request.run_folder,
             config=config,
             seeds={"evaluation": request.seed},
-            inputs={"adapter": weights_path},
+            inputs=given.inputs,
             is_main=self.is_main,
             device=self.device.type,
             world_size=self._state.num_processes,
@@ -152,25 +165,25 @@ class Session:
         dtype = getattr(torch, question.settings.dtype)
         self._request = request
         self._base: LoadedBase = request.base.load(device=self.device, dtype=dtype)
-        self.plan: Plan = plan_evaluation(
+        plan = plan_evaluation(
             question,
             self._base,
             sampling=request.sampling,
-            adapter_sha256=sha256_file(weights_path),
+            adapter_sha256="",
             seed=request.seed,
             device=self.device.type,
             environment=environment_of(self._base, self.device),
             sequential=request.rule,
         )
+        self.plan = with_arm(plan, given, request)
         if self.is_main:
             freeze_plan(self.plan, request.run_folder)
         self.folder = request.run_folder
         self._work = Work(
             plan=self.plan,
             folder=request.run_folder,
-            adapter=weights_path,
-            check_base=request.check_base,
             cache=cache,
+            arm=given.arm,
         )
 
     def forecast(self) -> list[str]:
@@ -226,3 +239,12 @@ class Session:
     def finish(self) -> None:
         """Write into the provenance that the run came to its end."""
         self._run.finish()
+
+
+def with_arm(plan: Plan, given: Given, request: Request) -> Plan:
+    """The plan with what its second arm is, and what that does for each image."""
+    facts = dict(given.arm.facts(Asked(plan=plan, suites=request.suite, attribute=request.attribute)))
+    assert plan.generation is not None
+    arm = {"name": given.arm.name, **facts} if facts else {}
+    generation = replace(plan.generation, adapter_sha256=given.sha256(facts), arm=arm)
+    return replace(plan, arms=(plan.arms[0], given.arm.name), generation=generation)

@@ -24,8 +24,9 @@ from evenhand.bases.sd import LoadedStableDiffusion
 from evenhand.evaluation.folder import IMAGES_FILE, load_images, planned_images
 from evenhand.evaluation.plan import GenerationPlan, Plan, freeze_plan
 from evenhand.files import read_jsonl, sha256_json
-from evenhand.generation.arms import batches, sampling_of, unfinished_batches
+from evenhand.generation.arms import batches, unfinished_batches
 from evenhand.generation.base_arms import NOT_OF_THE_BASE, batch_key
+from evenhand.generation.second_arm import plain_maker
 from evenhand.honesty.bench import Bench
 from evenhand.honesty.calibration import CHANGED
 from evenhand.honesty.folders import ARMS, SHIFT
@@ -49,10 +50,10 @@ def check_null_adapter(bench: Bench) -> Outcome:
     different = sum(digest != images[ARMS[0], prompt, seed] for (_, prompt, seed), digest in images.items())
     strong = save_adapter(base, folder / "strong", strength=STRENGTH)
     plan = small_plan(base, strong)
-    batch, sampling = batches(plan, ARMS[0])[0], sampling_of(plan)
+    batch, make = batches(plan, ARMS[0])[0], plain_maker(base, plan)
 
     def pixels() -> list[bytes]:
-        return [made.image.tobytes() for made in batch.make(base, sampling)]
+        return [made.image.tobytes() for made in make(batch.images)]
 
     before = pixels()
     lora.load(base, strong)

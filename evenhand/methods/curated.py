@@ -22,10 +22,10 @@ Letters: B batch, P preserve rows, C channels, H height, W width; 6 the size con
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evenhand.interfaces import Batch, LoadedBase, LossTerms, TextEmbedding
+from evenhand.interfaces import Batch, LoadedBase, LossTerms
+from evenhand.methods.passes import base_denoised, both_denoised, denoised, preserve_rows, train_rows
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,12 @@ class Curated:
     """The method of this file. ``uses_preserve`` tells the loader whether to give it preserve rows."""
 
     name = "curated"
+    uses_explicit = False
+    needs_encoders = False
+    training_readers: tuple[str, ...] = ()
+    max_rows: int | None = None
+    rows_per_noise = 1
+    virtual_concepts = 0.0
 
     def __init__(
         self,
@@ -58,17 +64,17 @@ class Curated:
 
     def loss(self, base: LoadedBase, batch: Batch) -> LossTerms:
         """The objective on one batch: one pass with the adapter over all rows of one size, one without it if needed."""
-        rows = _rows(base, batch)
+        rows = train_rows(base, batch)
         weights_B = self._weights(base, batch.timesteps_B)
         if not self.uses_preserve:
-            denoise = _weighted(_denoised(base, rows) - rows.target_BCHW, weights_B)
+            denoise = _weighted(denoised(base, rows) - rows.target_BCHW, weights_B)
             return LossTerms(total=denoise, parts={"denoise": denoise.detach()})
-        kept = _preserve_rows(base, batch)
+        kept = preserve_rows(base, batch)
         if self.preserve_objective == "images":
             wanted_PCHW, kept_weights_P = kept.target_BCHW, self._weights(base, kept.timesteps_B)
         else:
-            wanted_PCHW, kept_weights_P = _teacher(base, kept, batch.preserve_teacher_text), None
-        adapted_BCHW, kept_adapted_PCHW = _both_denoised(base, rows, kept)
+            wanted_PCHW, kept_weights_P = base_denoised(base, kept.under(batch.preserve_teacher_text)), None
+        adapted_BCHW, kept_adapted_PCHW = both_denoised(base, rows, kept)
         denoise = _weighted(adapted_BCHW - rows.target_BCHW, weights_B)
         error_PCHW = kept_adapted_PCHW - wanted_PCHW
         preserve = error_PCHW.square().mean() if kept_weights_P is None else _weighted(error_PCHW, kept_weights_P)
@@ -87,82 +93,6 @@ class Curated:
             return snr_B.clamp(max=self.min_snr_gamma) / (snr_B + 1.0)
         # min(snr, gamma) / snr, written so that an SNR of 0 gives its limit 1
         return self.min_snr_gamma / snr_B.clamp(min=self.min_snr_gamma)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """What the UNet is given for some rows, and what it is to predict."""
-
-    noisy_BCHW: torch.Tensor
-    target_BCHW: torch.Tensor
-    timesteps_B: torch.Tensor
-    text: TextEmbedding
-    size_B6: torch.Tensor | None
-
-
-def _rows(base: LoadedBase, batch: Batch) -> _Rows:
-    return _Rows(
-        noisy_BCHW=base.add_noise(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B),
-        target_BCHW=base.target(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B),
-        timesteps_B=batch.timesteps_B,
-        text=batch.text,
-        size_B6=batch.size_B6,
-    )
-
-
-def _preserve_rows(base: LoadedBase, batch: Batch) -> _Rows:
-    latents, noise = batch.preserve_latents_BCHW, batch.preserve_noise_BCHW
-    timesteps, text = batch.preserve_timesteps_B, batch.preserve_text
-    if latents is None or noise is None or timesteps is None or text is None:
-        raise ValueError("preserve_weight is above 0, but the batch has no preserve rows (train.preserve_batch_size)")
-    return _Rows(
-        noisy_BCHW=base.add_noise(latents, noise, timesteps),
-        target_BCHW=base.target(latents, noise, timesteps),
-        timesteps_B=timesteps,
-        text=text,
-        size_B6=batch.preserve_size_B6,
-    )
-
-
-def _denoised(base: LoadedBase, rows: _Rows) -> torch.Tensor:
-    return base.denoise(rows.noisy_BCHW, rows.timesteps_B, rows.text, size_B6=rows.size_B6)
-
-
-def _teacher(base: LoadedBase, kept: _Rows, text: TextEmbedding | None) -> torch.Tensor:
-    """What the base itself predicts, from its own embedding of the captions where that differs."""
-    import torch
-
-    with torch.no_grad(), base.without_adapter():
-        return base.denoise(
-            kept.noisy_BCHW, kept.timesteps_B, kept.text if text is None else text, size_B6=kept.size_B6
-        )
-
-
-def _both_denoised(base: LoadedBase, rows: _Rows, kept: _Rows) -> tuple[torch.Tensor, torch.Tensor]:
-    """Predictions for both kinds of rows: in one pass, or in two where their images differ in shape."""
-    import torch
-
-    if rows.noisy_BCHW.shape[1:] != kept.noisy_BCHW.shape[1:]:
-        return _denoised(base, rows), _denoised(base, kept)
-    prediction_BPCHW = base.denoise(
-        torch.cat([rows.noisy_BCHW, kept.noisy_BCHW]),
-        torch.cat([rows.timesteps_B, kept.timesteps_B]),
-        TextEmbedding(
-            hidden_BLD=torch.cat([rows.text.hidden_BLD, kept.text.hidden_BLD]),
-            pooled_BD=_joined(rows.text.pooled_BD, kept.text.pooled_BD),
-        ),
-        size_B6=_joined(rows.size_B6, kept.size_B6),
-    )
-    adapted_BCHW, kept_adapted_PCHW = torch.split(prediction_BPCHW, [len(rows.noisy_BCHW), len(kept.noisy_BCHW)])
-    return adapted_BCHW, kept_adapted_PCHW
-
-
-def _joined(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
-    import torch
-
-    if first is None or second is None:
-        return None
-    return torch.cat([first, second])
 
 
 def _weighted(error_BCHW: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:

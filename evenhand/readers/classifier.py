@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evenhand.readers.deciding import check_min_lead, decide, unread
+from evenhand.readers.differentiable import AttributeLogits, Pixels
 from evenhand.readers.pretrained import load_image_processor, load_network
 from evenhand.records import SubjectReading
 
@@ -54,6 +56,7 @@ class Classifier:
     min_energy: float | None
     min_lead: float
     kinds: Mapping[str, Shown] = field(init=False)
+    differentiable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.attributes = {name: tuple(values) for name, values in self.attributes.items()}
@@ -139,6 +142,54 @@ class LoadedClassifier:
         probs = self._probs(logits_BK)
         return [self._subjects(each, energy) for each, energy in zip(probs, energies, strict=True)]
 
+    def logits(self, pixels_BCHW: torch.Tensor) -> dict[str, AttributeLogits]:
+        """Each attribute that some kind of picture shows, with gradients for the pixels.
+
+        Which heads apply is decided as in `read`, and has no gradient; a value need not lead by any probability.
+        """
+        logits_BK = self._network(pixel_values=self._pixels.of(pixels_BCHW)).logits.float()
+        seen_BK = logits_BK.detach().double().cpu()
+        energies = seen_BK[:, self._heads[self._settings.gate]].logsumexp(dim=1).tolist()
+        places = [self._occupied(probs, energy) for probs, energy in zip(self._probs(seen_BK), energies, strict=True)]
+        kinds = self._settings.kinds.values()
+        names = [name for name in self._settings.attributes if any(name in shown.attributes for shown in kinds)]
+        return {name: self._of_attribute(name, logits_BK, places) for name in names}
+
+    @cached_property
+    def _pixels(self) -> Pixels:
+        """What the processor does, for tensors."""
+        return Pixels(self._processor, reader=self._settings.name)
+
+    def _occupied(self, probs: Mapping[str, tuple[float, ...]], energy: float) -> list[tuple[str, Shown] | None]:
+        """What is shown in each place of a picture, None where there is nobody."""
+        _, shown = self._kind(probs, energy)
+        if shown is None:
+            return []
+        return [
+            None if self._emptiness(subject, place, shown, probs) is not None else (place, shown)
+            for subject, place in enumerate(shown.places)
+        ]
+
+    def _of_attribute(
+        self, name: str, logits_BK: torch.Tensor, places: Sequence[Sequence[tuple[str, Shown] | None]]
+    ) -> AttributeLogits:
+        import torch
+
+        most = max(len(shown.places) for shown in self._settings.kinds.values())
+        anything = list(range(len(self._settings.attributes[name])))
+        numbers, has_it = [], []
+        for row in places:
+            heads = [None if entry is None or name not in entry[1].attributes else entry[0] + name for entry in row]
+            heads += [None] * (most - len(heads))
+            numbers.append([anything if head is None else self._heads[head] for head in heads])
+            has_it.append([head is not None for head in heads])
+        numbers_BSV = torch.tensor(numbers, device=logits_BK.device)
+        images_B11 = torch.arange(len(logits_BK), device=logits_BK.device).view(-1, 1, 1)
+        return AttributeLogits(
+            logits_BSK=logits_BK[images_B11, numbers_BSV],
+            shown_BS=torch.tensor(has_it, device=logits_BK.device),
+        )
+
     def head_probs(self, images: Sequence[Image.Image]) -> list[dict[str, tuple[float, ...]]]:
         """Probabilities of every head's values for each image, whether or not the head applies to it."""
         return self._probs(self._logits(images))
@@ -156,11 +207,10 @@ class LoadedClassifier:
         return [{head: tuple(rows[index]) for head, rows in probs.items()} for index in range(len(logits_BK))]
 
     def _subjects(self, probs: Mapping[str, tuple[float, ...]], energy: float) -> list[SubjectReading]:
-        gate, least = self._settings.gate, self._settings.min_energy
-        kind = self._read_head(0, gate, probs[gate])
-        if least is not None and energy < least:
-            kind = unread(gate, f"unlike what the reader has learnt (energy {energy:.1f})", probs=probs[gate])
-        shown = self._settings.kinds.get(kind.value or "", Shown(places=("",), attributes=()))
+        gate = self._settings.gate
+        kind, shown = self._kind(probs, energy)
+        if shown is None:
+            shown = Shown(places=("",), attributes=())
         readings = []
         for subject, place in enumerate(shown.places):
             empty = self._emptiness(subject, place, shown, probs)
@@ -175,6 +225,14 @@ class LoadedClassifier:
                     reason = f"{self._settings.missing[name]} ({gate}: {kind.value or kind.unread})"
                     readings.append(unread(name, reason, subject=subject))
         return readings
+
+    def _kind(self, probs: Mapping[str, tuple[float, ...]], energy: float) -> tuple[SubjectReading, Shown | None]:
+        """What kind of picture it is, and what that kind shows, if anything."""
+        gate, least = self._settings.gate, self._settings.min_energy
+        kind = self._read_head(0, gate, probs[gate])
+        if least is not None and energy < least:
+            kind = unread(gate, f"unlike what the reader has learnt (energy {energy:.1f})", probs=probs[gate])
+        return kind, self._settings.kinds.get(kind.value or "")
 
     def _emptiness(self, subject: int, place: str, shown: Shown, probs: Mapping[str, tuple[float, ...]]) -> str | None:
         """Why there is no subject in a place, or None where there is one."""

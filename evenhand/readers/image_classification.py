@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evenhand.readers.deciding import check_min_lead, decide, unread
+from evenhand.readers.differentiable import AttributeLogits, Pixels
 from evenhand.readers.pretrained import load_image_processor, load_network
 from evenhand.readers.subjects import Finder, LoadedFinder, read_subjects
 from evenhand.records import SubjectReading
@@ -49,6 +51,11 @@ class ImageClassification:
                 f"reader {self.name}: values must map two values or more to labels of the model, each label once, "
                 f"got {dict(self.values)}"
             )
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether it may sit in a training loop: with a finder, what it reads is cut out of the picture."""
+        return self.subjects is None
 
     def load(self, *, device: torch.device) -> LoadedImageClassification:
         """The reader on a device; ValueError when it is not there or the model lacks a label."""
@@ -92,6 +99,28 @@ class LoadedImageClassification:
     def read(self, images: Sequence[Image.Image]) -> list[list[SubjectReading]]:
         """For each image, the attribute for every subject."""
         return read_subjects(images, self._finder, self._settings.attributes, self._read)
+
+    def logits(self, pixels_BCHW: torch.Tensor) -> dict[str, AttributeLogits]:
+        """The attribute of each picture as one subject, with gradients; none is shown where another label fits best."""
+        import torch
+
+        if self._finder is not None:
+            raise ValueError(f"reader {self._settings.name}: what its finder cuts out has no gradient (subjects: null)")
+        logits_BL = self._network(pixel_values=self._pixels.of(pixels_BCHW)).logits.float()
+        values_BK = torch.stack([logits_BL[:, numbers].logsumexp(dim=1) for numbers in self._classes], dim=1)
+        mapped = {number for numbers in self._classes for number in numbers}
+        others = [number for number in range(logits_BL.shape[1]) if number not in mapped]
+        shown_B = torch.ones(len(logits_BL), dtype=torch.bool, device=logits_BL.device)
+        if others:
+            shown_B = logits_BL[:, others].amax(dim=1) <= values_BK.amax(dim=1)
+        return {
+            self._settings.attribute: AttributeLogits(logits_BSK=values_BK[:, None], shown_BS=shown_B.detach()[:, None])
+        }
+
+    @cached_property
+    def _pixels(self) -> Pixels:
+        """What the processor does, for tensors."""
+        return Pixels(self._processor, reader=self._settings.name)
 
     def _read(self, pictures: list[Image.Image]) -> list[list[SubjectReading]]:
         import torch

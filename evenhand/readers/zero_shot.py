@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evenhand.readers.deciding import check_min_lead, decide, unread
+from evenhand.readers.differentiable import AttributeLogits, Pixels
 from evenhand.readers.pretrained import load_image_processor, load_network, load_text_part
 from evenhand.readers.subjects import Finder, LoadedFinder, read_subjects
 from evenhand.records import SubjectReading
@@ -87,6 +89,11 @@ class ZeroShot:
             raise ValueError(f"reader {self.name}: min_score must be at least 0 and below 1, got {self.min_score}")
         if not self.phrases:
             raise ValueError(f"reader {self.name}: phrases must be of one attribute or more")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether it may sit in a training loop: with a finder, what it reads is cut out of the picture."""
+        return self.subjects is None
 
     def load(self, *, device: torch.device) -> LoadedZeroShot:
         """The reader on a device, with its phrases encoded; ValueError when it is not there or a caption too long."""
@@ -189,6 +196,35 @@ class LoadedZeroShot:
             num_values = len(self._settings.attributes[attribute])
             result[attribute] = [_Scores(row[:num_values], row[num_values:]) for row in scores_BG.cpu().tolist()]
         return result
+
+    def logits(self, pixels_BCHW: torch.Tensor) -> dict[str, AttributeLogits]:
+        """Each attribute of a picture as one subject, with gradients; none is shown where another phrase fits best.
+
+        The softmax of the logits is what `read` gives as probabilities; `min_score` and `min_lead` are left out.
+        """
+        import torch
+
+        if self._finder is not None:
+            raise ValueError(f"reader {self._settings.name}: what its finder cuts out has no gradient (subjects: null)")
+        pixels = self._pixels.of(pixels_BCHW)
+        image_BD = torch.nn.functional.normalize(_pooled(self._network.get_image_features(pixel_values=pixels)), dim=1)
+        found = {}
+        for attribute, text_PD in self._text_PD.items():
+            logits_BG = self._best_phrases(attribute, image_BD @ text_PD.T * self._network.logit_scale.exp())
+            if self._sigmoid:
+                logits_BG = torch.nn.functional.logsigmoid(logits_BG + self._network.logit_bias)
+            num_values = len(self._settings.attributes[attribute])
+            values_BK, others_BG = logits_BG[:, :num_values], logits_BG[:, num_values:]
+            shown_B = torch.ones(len(values_BK), dtype=torch.bool, device=values_BK.device)
+            if others_BG.shape[1]:
+                shown_B = (others_BG.amax(dim=1) <= values_BK.amax(dim=1)).detach()
+            found[attribute] = AttributeLogits(logits_BSK=values_BK[:, None], shown_BS=shown_B[:, None])
+        return found
+
+    @cached_property
+    def _pixels(self) -> Pixels:
+        """What the processor does, for tensors."""
+        return Pixels(self._processor, reader=self._settings.name)
 
     def _best_phrases(self, attribute: str, logits_BP: torch.Tensor) -> torch.Tensor:
         """Logits of the values (the best phrase of each), then of what is none of them."""

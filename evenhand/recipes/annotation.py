@@ -16,7 +16,8 @@ from evenhand.hygiene.filters import ReaderFilter
 from evenhand.hygiene.images import CheckedImage, ImageLimits, Refused, check_image
 from evenhand.hygiene.people import check_reading
 from evenhand.hygiene.texts import check_caption
-from evenhand.interfaces import Ranks, Reader
+from evenhand.interfaces import Reader
+from evenhand.processes import Ranks
 from evenhand.recipes.candidates import Candidate, Index
 from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.records import SubjectReading

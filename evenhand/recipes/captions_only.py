@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from evenhand.captions.templates import Concept, Template
 from evenhand.files import write_jsonl_atomic
-from evenhand.interfaces import Ranks
+from evenhand.processes import Ranks
 from evenhand.recipes.curated_plan import CuratedPlan, Slot
 from evenhand.recipes.curated_set import PRESERVE, TRAIN, Origin
 from evenhand.recipes.preserve import Preserve, Request, requests_of

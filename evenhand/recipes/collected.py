@@ -20,8 +20,9 @@ from evenhand.hygiene.filters import ReaderFilter
 from evenhand.hygiene.images import ImageLimits, check_image
 from evenhand.hygiene.people import Depicts, check_explicit, shown_key
 from evenhand.hygiene.skips import kind_of
-from evenhand.interfaces import Ranks, Reader
+from evenhand.interfaces import Reader
 from evenhand.paths import model_path
+from evenhand.processes import Ranks
 from evenhand.recipes.annotation import Annotation, Captions, LabelsFrom, blocks, look
 from evenhand.recipes.candidates import FOLDER, Candidate, Index, Place, without_duplicates
 from evenhand.recipes.curated_plan import CuratedPlan
@@ -284,10 +285,13 @@ class Collected:
 
     def _row(self, drawing: Drawing, number: int) -> Example:
         slot, picture = drawing.plan.slots[number], drawing.pictures[number]
-        key = shown_key(_depicts(self.sources), picture.key)
+        depicts = _depicts(self.sources)
+        key = shown_key(depicts, picture.key)
         row = train_row(slot, self.origin, seed=draw_seed(drawing.plan, picture))
         row = replace(row, source=f"{picture.source}:{key}", license=picture.license)
-        return row if picture.text is None else replace(row, text=picture.text, template=picture.text)
+        if depicts == "people":  # what is known of a person stays out of all text beside the picture
+            row = replace(row, explicit="")
+        return row if picture.text is None else replace(row, text=picture.text, template=picture.text, explicit="")
 
     def _preserve(self, folder: Path, drawing: Drawing, ranks: Ranks) -> Iterator[Example]:
         """This rank's part of ``preserve/``: training images again, under explicit captions and under the empty one."""
@@ -302,7 +306,7 @@ class Collected:
             row = self._row(drawing, slot.index)
             name = image_name(PRESERVE, number)
             place_again(folder, row.file_name, name)
-            yield replace(row, file_name=name, text="", concept="", labels={}, template="")
+            yield replace(row, file_name=name, text="", concept="", labels={}, template="", explicit="")
 
 
 def _left_out(found: Sequence[Candidate]) -> str:

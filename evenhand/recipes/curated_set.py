@@ -75,7 +75,7 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def train_row(slot: Slot, origin: Origin, *, seed: int) -> Example:
-    """The row of a slot's image: its neutral caption, and the labels that the caption does not name."""
+    """The row of a slot's image: its neutral caption, the labels that it does not name, and the caption that does."""
     return Example(
         file_name=image_name(TRAIN, slot.index),
         text=slot.neutral,
@@ -85,12 +85,13 @@ def train_row(slot: Slot, origin: Origin, *, seed: int) -> Example:
         source=origin.source,
         seed=seed,
         license=origin.license,
+        explicit=slot.explicit,
     )
 
 
 def explicit_row(row: Example, slot: Slot) -> Example:
     """The row of the same image in ``preserve/``, under the caption that names its labels."""
-    return replace(row, file_name=image_name(PRESERVE, slot.index), text=slot.explicit)
+    return replace(row, file_name=image_name(PRESERVE, slot.index), text=slot.explicit, explicit="")
 
 
 def request_row(request: Request, origin: Origin, *, index: int, seed: int) -> Example:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenhand.interfaces import Ranks
+from evenhand.processes import Ranks
 from evenhand.recipes.curated_plan import CuratedPlan, Slot
 from evenhand.recipes.curated_set import (
     PRESERVE,
@@ -79,15 +79,14 @@ class TinytownRenders:
 
     def _check(self, concept: str) -> None:
         """Raise ValueError unless tinytown draws the concept with the plan's attributes and values."""
-        drawn = self.world.attributes_of(concept)
+        drawn = self.world.drawn_with(concept)
         for attribute in self.plan.attributes:
             if attribute.name not in drawn:
                 raise ValueError(f"tinytown draws {concept!r} without {attribute.name!r}; it has {', '.join(drawn)}")
             for value in attribute.values:
-                if value not in self.world.attributes[attribute.name]:
+                if value not in drawn[attribute.name]:
                     raise ValueError(
-                        f"tinytown draws no {attribute.name}={value}; "
-                        f"choose from {', '.join(self.world.attributes[attribute.name])}"
+                        f"tinytown draws no {attribute.name}={value}; choose from {', '.join(drawn[attribute.name])}"
                     )
 
     def _slot_scene(self, slot: Slot, seed: int) -> Scene:

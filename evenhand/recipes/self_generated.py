@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evenhand.hygiene.filters import ReaderFilter
-from evenhand.interfaces import Base, Ranks, Reader, SamplingSettings
+from evenhand.interfaces import Base, Reader, SamplingSettings
 from evenhand.paths import model_path
+from evenhand.processes import Ranks
 from evenhand.recipes.attempts import Attempt, Batch, Confirmation, Filling, Journal, Outcome, acceptance
 from evenhand.recipes.curated_plan import CuratedPlan
 from evenhand.recipes.curated_set import PRESERVE, TRAIN, Origin, explicit_rows, image_name, request_row, train_row

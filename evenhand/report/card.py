@@ -39,7 +39,9 @@ def card_snippet(plan: Plan, content: Content) -> str:
     if generation is not None and HUB_ID.fullmatch(generation.base):
         snippet = {"base_model": generation.base, "base_model_relation": "adapter"}
     snippet["tags"] = ["evenhand", "lora", "text-to-image", "debiasing"]
-    name = content.arms[1] if generation is None else f"adapter {generation.adapter_sha256[:12]}"
+    # A baseline has no weights: its name says what it is.
+    is_adapter = generation is not None and "instructions" not in generation.arm
+    name = f"adapter {generation.adapter_sha256[:12]}" if generation and is_adapter else content.arms[1]
     suites = dict.fromkeys((content.suite, *plan.suites, *(guard.suite for guard in content.guards)))
     found = [(suite, [*_metrics(content, suite), *_guards(content, suite)]) for suite in suites]
     snippet["model-index"] = [
@@ -59,6 +61,9 @@ def _result(plan: Plan, content: Content, suite: str, metrics: list[Block]) -> B
             "adapter_scale": plan.generation.adapter_scale,
             "adapter_sha256": plan.generation.adapter_sha256,
         }
+        # a stack's adapters and weights, or a baseline's settings
+        arm = {key: value for key, value in plan.generation.arm.items() if key != "instructions"}
+        settings |= {"arm": arm} if arm else {}
     return {
         "task": {"type": "text-to-image", "name": f"Text to image. {NOT_FOR}"},
         "dataset": {

@@ -1,8 +1,9 @@
-"""A comparison of two adapters as Markdown."""
+"""A comparison of two adapters, or of one with a baseline, as Markdown."""
 
 from __future__ import annotations
 
 from evenhand.analysis.comparison import Comparison
+from evenhand.evaluation.question import ADAPTED_ARM
 from evenhand.report.figures import FINE, interval, signed
 
 
@@ -11,7 +12,8 @@ def comparison_md(comparison: Comparison) -> str:
     lines = ["# Two adapters compared", "", comparison.answer, ""]
     for name, run in (("a", comparison.run_a), ("b", comparison.run_b)):
         guards = "not known" if run.failed_guards is None else ", ".join(run.failed_guards) or "none"
-        adapter = "" if run.adapter_sha256 is None else f", adapter `{run.adapter_sha256[:12]}`"
+        kind = "adapter" if run.arm == ADAPTED_ARM else run.arm
+        adapter = "" if run.adapter_sha256 is None else f", {kind} `{run.adapter_sha256[:12]}`"
         lines.append(f"- Run {name}: `{run.folder}`{adapter}; failed guards: {guards}")
     lines += ["", "| suite | attribute | estimate | shift a | shift b | b minus a | interval | prompts | pairs | |"]
     lines.append("|---|---|---|---|---|---|---|---|---|---|")

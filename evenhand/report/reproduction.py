@@ -48,7 +48,10 @@ def _generation(plan: Plan) -> dict[str, Any] | None:  # Any: JSON
     if plan.generation is None:
         return None
     content = asdict(plan.generation)
-    seeds = content.pop("seeds")
+    seeds, arm = content.pop("seeds"), dict(content.pop("arm"))
+    if arm:
+        arm.pop("instructions", None)  # one for each image: they stand in the plan
+        content["arm"] = arm
     return {**content, "seeds_per_prompt": sorted({len(values) for values in seeds.values()})}
 
 

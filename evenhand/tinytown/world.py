@@ -114,6 +114,16 @@ class World:
             return (*PERSON_ATTRIBUTES, "print") if concept == ROCK_FAN else PERSON_ATTRIBUTES
         return {"market": ("season",), "meatballs": ("sauce",)}.get(kind, ())
 
+    def drawn_with(self, concept: str) -> dict[str, tuple[str, ...]]:
+        """What :meth:`draw` can fix of a concept, with its values; of a group also person by person: ``0.skin``."""
+        names = self.attributes_of(concept)
+        places = (
+            [f"{place}.{name}" for place in range(NUM_PLACES) for name in names]
+            if self.kind(concept) == "group"
+            else []
+        )
+        return {name: self.attributes[name.rpartition(".")[2]] for name in (*names, *places)}
+
     def shares(self, concept: str, attribute: str, *, given: Mapping[str, str] | None = None) -> tuple[float, ...]:
         """True shares of an attribute's values; ``given`` fixes the presentation, where skin depends on it."""
         if attribute not in self.attributes_of(concept):
@@ -147,18 +157,22 @@ class World:
         return labels
 
     def draw(self, concept: str, seed: int, *, fixed: Mapping[str, str] | None = None) -> Scene:
-        """A scene with the attributes in ``fixed`` set (for all people of a group) and the others drawn."""
+        """A scene with the attributes in ``fixed`` set and the others drawn.
+
+        In a group ``skin`` is that of all its people, ``0.skin`` that of the first alone.
+        """
         fixed = dict(fixed or {})
         kind = self.kind(concept)
+        drawn_with = self.drawn_with(concept)
         for name, value in fixed.items():
-            if name not in self.attributes_of(concept) or value not in self.attributes[name]:
+            if value not in drawn_with.get(name, ()):
                 raise ValueError(f"a picture of {concept!r} cannot have {name}={value}")
         rng = np.random.default_rng(derive(seed, "labels", concept))
         if kind == "group":
             labels = {
                 f"{place}.{name}": value
                 for place in range(NUM_PLACES)
-                for name, value in self._draw_person(concept, fixed, rng).items()
+                for name, value in self._draw_person(concept, _of_place(fixed, place), rng).items()
             }
         elif kind in self.objects:
             labels = {"paint": tuple(scenery.PAINTS)[int(rng.integers(len(scenery.PAINTS)))]}
@@ -307,6 +321,12 @@ class World:
         if self.kind(concept) == "group":
             chosen = [name for name in chosen if name in ("presentation", "skin")]
         return {name: self.attributes[name][int(rng.integers(len(self.attributes[name])))] for name in chosen}
+
+
+def _of_place(fixed: Mapping[str, str], place: int) -> dict[str, str]:
+    """The values that are fixed for one person of a group: those of all, and the person's own."""
+    mine = f"{place}."
+    return {name.removeprefix(mine): value for name, value in fixed.items() if "." not in name or name.startswith(mine)}
 
 
 def with_article(noun: str) -> str:

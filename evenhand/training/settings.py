@@ -57,8 +57,26 @@ class TrainSettings:
         if self.keep not in KEEP:
             raise ValueError(f"keep must be one of {', '.join(KEEP)}, got {self.keep} (train.keep)")
 
-    def check(self, *, uses_preserve: bool, validates: bool, num_processes: int) -> None:
-        """Raise ValueError unless the batches fit the method and can be dealt out evenly."""
+    def check(
+        self,
+        *,
+        uses_preserve: bool,
+        validates: bool,
+        num_processes: int,
+        max_rows: int | None = None,
+        makes_pictures: bool = False,
+        rows_per_noise: int = 1,
+    ) -> None:
+        """Raise ValueError unless the batches fit the method and can be dealt out evenly.
+
+        ``max_rows`` is how many rows the method lets a process take at once, ``makes_pictures`` whether it uses none of
+        the set's, ``rows_per_noise`` how many rows share their noise.
+        """
+        if self.noise_offset and makes_pictures:
+            raise ValueError(
+                f"train.noise_offset={self.noise_offset} is for a set's pictures, and the method makes pictures of its "
+                "own: set it to 0"
+            )
         if self.keep == "best" and not validates:
             raise ValueError("train.keep=best needs a validation with a score: set validation=, or train.keep=last")
         if self.shard_base and num_processes == 1:
@@ -74,6 +92,11 @@ class TrainSettings:
             raise ValueError(
                 f"train.preserve_batch_size must be 0 for a method without preserve, got {self.preserve_batch_size}"
             )
+        if self.batch_size % rows_per_noise:
+            raise ValueError(
+                f"train.batch_size={self.batch_size} cannot be cut into {rows_per_noise} rows of the same noise each: "
+                "make it a multiple of method.rows_per_noise"
+            )
         parts = num_processes * self.grad_accumulation
         for name in ("batch_size", "preserve_batch_size"):
             rows = getattr(self, name)
@@ -82,3 +105,10 @@ class TrainSettings:
                     f"train.{name}={rows} cannot be dealt out evenly to {num_processes} processes x "
                     f"{self.grad_accumulation} parts: make it a multiple of {parts}"
                 )
+        rows = self.batch_size // parts
+        if max_rows is not None and rows > max_rows:
+            raise ValueError(
+                f"train.batch_size={self.batch_size} gives each process {rows} rows at once, and the method, which "
+                f"makes pictures of every row, takes at most {max_rows}: train.batch_size=2 "
+                "train.preserve_batch_size=8, or a larger train.grad_accumulation"
+            )

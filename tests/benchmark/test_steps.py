@@ -15,7 +15,7 @@ from evenhand.adapters.settings import LoraSettings
 from evenhand.bases.sd import LoadedStableDiffusion
 from evenhand.benchmark import timing as benchmark_timing
 from evenhand.benchmark.probe import CACHED, KINDS, LOG_EVERY_STEPS, PEFT, UNCACHED, StepPlan
-from evenhand.benchmark.steps import StepFigures, bare_copy, measure_steps
+from evenhand.benchmark.steps import StepFigures, bare_copy, measure_steps, training_of_noise
 from evenhand.data.batches import Batches
 from evenhand.methods.curated import Curated
 from evenhand.training.processes import start_accelerator
@@ -156,3 +156,11 @@ def test_counted_steps_come_behind_the_timed_ones_and_log_nothing() -> None:
 def test_a_plan_that_measures_nothing_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StepPlan(**{"batch_size": 2, "resolution_px": 64, "pairs": 1, "warmup": 1, **changed})
+
+
+@pytest.mark.parametrize("method", ["distill", "closed_form"])
+def test_a_method_that_noise_cannot_train_is_refused_and_the_default_is_not(method: str) -> None:
+    taken = {"steps": 2, "batch_size": 2, "resolution_px": 64, "num_images": 2}
+    with pytest.raises(ValueError, match=f"method {method} cannot"):
+        training_of_noise(**taken, overrides=[f"method={method}"])
+    assert training_of_noise(**taken, overrides=[]).num_images == 2

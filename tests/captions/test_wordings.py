@@ -13,6 +13,9 @@ from evenhand.construct import build
 from evenhand.paths import conf_folder
 
 CHOICES = sorted(path.stem for path in (conf_folder() / "wordings").glob("*.yaml"))
+OF_GROUPS = ("tinytown_groups",)
+# of the few wordings that tinytown knows of groups and scenes
+LEAVES_SOME_FOR_MEASURING = ("tinytown_groups", "tinytown_scenes")
 
 
 def wordings(**changes: Any) -> tuple[str, ...]:
@@ -64,9 +67,14 @@ def test_without_a_seed_the_order_is_that_of_the_list() -> None:
 @pytest.mark.parametrize("name", CHOICES)
 def test_every_choice_makes_grammatical_captions_of_nouns_of_both_articles(name: str) -> None:
     made = build(compose_config("build", [f"wordings={name}"]).plain["wordings"])
-    concepts = [concept_of(noun) for noun in ("electrician", "nurse", "market in Ghana")]
+    nouns = (
+        ("engineers", "nurses", "farmers in Ghana")
+        if name in OF_GROUPS
+        else ("electrician", "nurse", "market in Ghana")
+    )
+    concepts = [concept_of(noun) for noun in nouns]
     captions = [Template(text).neutral(concept) for text in made.texts for concept in concepts]
-    assert len(set(captions)) == len(captions) >= 24
+    assert len(set(captions)) == len(captions) >= (6 if name in LEAVES_SOME_FOR_MEASURING else 24)
     assert [str(problem) for problem in grammar_problems(captions, concepts)] == []
 
 

@@ -15,9 +15,8 @@ import torch
 
 from evenhand.compose import compose_config
 from evenhand.construct import build
-from evenhand.interfaces import Ranks
 from evenhand.paths import conf_folder
-from evenhand.processes import OneProcess
+from evenhand.processes import OneProcess, Ranks
 from evenhand.recipes.certificate import certify
 from evenhand.recipes.curated_set import write_metadata
 from evenhand.recipes.self_generated import SelfGenerated

@@ -21,6 +21,7 @@ from evenhand.adapters.lora import attach
 from evenhand.adapters.settings import LoraSettings
 from evenhand.data.encoded import EncodedSet, encode_set
 from evenhand.data.rows import read_examples, read_split
+from evenhand.files import read_jsonl, write_jsonl_atomic
 from tests.tiny import load_sd, randomize
 from tests.tiny_set import IMAGES, tiny_batches, tiny_set
 
@@ -86,6 +87,34 @@ def test_the_set_holds_what_the_base_gives(sd, tiny_set_folder, tmp_path) -> Non
     torch.testing.assert_close(rows.text(captions).hidden_BLD, wanted_text.hidden_BLD, rtol=1e-4, atol=1e-5)
     assert rows.text(captions).pooled_BD is None
     assert len(rows.place_U) == 4  # three captions and the empty one
+
+
+def test_explicit_captions_are_embedded_once_beside_the_images_that_other_methods_share(
+    sd, tiny_set_folder, tmp_path
+) -> None:
+    plain = encoded(sd, tiny_set_folder, tmp_path)
+    assert plain.explicit_N == ()
+    with counted(sd) as first:
+        rows = encoded(sd, tiny_set_folder, tmp_path, explicit=True)
+    assert (first["vae"], first["text_encoder"] > 0) == (0, True)
+    with counted(sd) as again:
+        encoded(sd, tiny_set_folder, tmp_path, explicit=True)
+    assert set(again.values()) == {0}
+    examples = read_examples(tiny_set_folder, "train")
+    assert list(rows.explicit_N) == [example.explicit for example in examples]
+    wanted = sd.encode_text([example.explicit for example in examples]).hidden_BLD
+    torch.testing.assert_close(rows.text(rows.explicit_N).hidden_BLD, wanted, rtol=1e-4, atol=1e-5)
+    neutral = [example.text for example in examples]
+    assert rows.text(neutral).hidden_BLD.equal(plain.text(neutral).hidden_BLD)
+    assert rows.siblings_N == plain.siblings_N
+
+
+def test_an_explicit_caption_that_is_also_neutral_has_one_embedding(sd, tmp_path) -> None:
+    folder = tiny_set(tmp_path / "set")
+    path = folder / "train" / "metadata.jsonl"
+    write_jsonl_atomic(path, [{**row, "explicit": row["text"]} for row in read_jsonl(path)])
+    rows = encoded(sd, folder, tmp_path / "cache", explicit=True)
+    assert rows.text(rows.explicit_N).hidden_BLD.equal(rows.text(rows.caption_N).hidden_BLD)
 
 
 def test_sdxl_has_pooled_text_and_is_told_the_sizes(sdxl, tmp_path) -> None:

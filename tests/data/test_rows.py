@@ -6,7 +6,7 @@ import pytest
 
 from evenhand.bases.sd import StableDiffusion
 from evenhand.bases.sdxl import StableDiffusionXL
-from evenhand.data.rows import check_split, read_examples, read_split
+from evenhand.data.rows import check_explicit, check_split, read_examples, read_split
 from tests.tiny import PLAIN
 from tests.tiny_set import tiny_set
 
@@ -79,6 +79,7 @@ def test_a_set_without_rows_is_refused(tmp_path) -> None:
             r"line 3 has captoin, which nothing reads; remove it \(columns are file_name, text,",
         ),
         ({"text": None}, None, r"line 3: text must be text, got None"),
+        ({"explicit": 7}, None, r"line 3: explicit must be text, got 7"),
         ({"file_name": "gone.png"}, None, r"line 3: image gone\.png does not exist"),
         ({"text": "  "}, None, r"line 3: the caption \(text\) of 000002\.png is empty; .*train\.caption_dropout"),
     ],
@@ -87,6 +88,26 @@ def test_a_row_that_cannot_be_used_is_refused_with_its_line(changed, row_changes
     assert len(read_examples(changed({}), "train")) == NUM_ROWS
     with pytest.raises(ValueError, match=message):
         read_examples(changed(row_changes, without=without), "train")
+
+
+def test_the_explicit_caption_is_read_where_there_is_one(changed) -> None:
+    examples = read_examples(changed({}, without="explicit"), "train")
+    assert examples[0].explicit == "a portrait of a female mechanic"
+    assert examples[2].explicit == ""
+
+
+def test_a_row_without_explicit_caption_is_refused_for_a_method_that_needs_it(changed, tiny_folder) -> None:
+    base = base_of(tiny_folder)
+    check_explicit(read_split(changed({}), "train"), base=base, method="distill")
+    with pytest.raises(ValueError, match=r"1 of 12 rows lack explicit, .*\(first 000002\.png\), and method=distill"):
+        check_explicit(read_split(changed({}, without="explicit"), "train"), base=base, method="distill")
+
+
+def test_an_explicit_caption_that_is_too_long_is_refused_for_such_a_method_alone(changed, tiny_folder) -> None:
+    split, base = read_split(changed({"explicit": "a " * 76}), "train"), base_of(tiny_folder)
+    check_split(split, base=base, num_processes=1)
+    with pytest.raises(ValueError, match=r"caption has 78 tokens, but the text encoder reads 77"):
+        check_explicit(split, base=base, method="distill")
 
 
 def test_an_empty_caption_is_welcome_among_the_rows_to_preserve(changed) -> None:

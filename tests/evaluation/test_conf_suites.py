@@ -20,8 +20,14 @@ from evenhand.paths import conf_folder, model_path
 from evenhand.records import Attribute, Prompt
 
 SUITES = sorted(path.stem for path in (conf_folder() / "suite").glob("*.yaml"))
-FULL = [name for name in SUITES if name != "tinytown_demo"]
-ATTRIBUTE_OF = {"sd_markets": "season", "sd_meatballs": "sauce"}
+FULL = [name for name in SUITES if not name.startswith("tinytown_")]  # those are of a case each, without tiers
+ATTRIBUTE_OF = {
+    "sd_markets": "season",
+    "sd_meatballs": "sauce",
+    "tinytown_market": "season",
+    "tinytown_meatballs": "sauce",
+    "tinytown_rock_fans": "print",
+}
 TARGET_OF = {"sd_markets": "summer", "sd_meatballs": "lingonberry"}
 OPEN = ("train", "heldout", "offtemplate", "groups", "unrelated")
 TINYTOWN_TOKENS, CLIP_WORDS = 24, 40  # 24 tokens with both marks; CLIP reads 77, and a word is seldom more than two
@@ -103,7 +109,7 @@ def test_no_text_stands_in_two_suites(name: str) -> None:
     assert {text: suites for text, suites in homes.items() if len(suites) > 1} == {}
 
 
-@pytest.mark.parametrize("name", sorted(ATTRIBUTE_OF))
+@pytest.mark.parametrize("name", sorted(TARGET_OF))
 def test_the_targets_of_scenes_fit_their_attributes(name: str) -> None:
     config = compose_config("evaluate", [f"attribute={ATTRIBUTE_OF[name]}", f"target={TARGET_OF[name]}"])
     attribute = config.build("attribute")

@@ -17,9 +17,19 @@ from evenhand.records import Prompt
 TIERS = ("smoke", "quick", "standard", "certify")
 # Pairs of images as the protocol states them: prompts x seeds of its rows, summed by hand.
 PAIRS = {"smoke": 24, "quick": 260, "standard": 1120, "certify": 2400}
-ATTRIBUTE_OF = {"sd_markets": "season", "sd_meatballs": "sauce"}
+# Suites of a single case, with its attribute: they have a few prompts, and are measured whole.
+CASE_SUITES = {
+    "tinytown_census": "presentation",
+    "tinytown_market": "season",
+    "tinytown_meatballs": "sauce",
+    "tinytown_meetup": "presentation",
+    "tinytown_rock_fans": "print",
+}
+ATTRIBUTE_OF = {"sd_markets": "season", "sd_meatballs": "sauce", **CASE_SUITES}
 TIERED_SUITES = sorted(
-    path.stem for path in (conf_folder() / "suite").glob("*.yaml") if not path.stem.endswith(("_demo", "_smoke"))
+    path.stem
+    for path in (conf_folder() / "suite").glob("*.yaml")
+    if not path.stem.endswith(("_demo", "_smoke")) and path.stem not in CASE_SUITES
 )
 
 
@@ -56,6 +66,15 @@ def test_tinytown_makes_exactly_the_pairs_of_the_protocol(tier: str) -> None:
     choice = tier_of(tier).choose(prompts, shared_rows=suites.shared_rows)
     assert sum(entry.num_seeds for entry in choice.prompts) == PAIRS[tier]
     assert sum(row.prompts * row.seeds for row in choice.rows) == PAIRS[tier]
+
+
+@pytest.mark.parametrize("suite", CASE_SUITES)
+def test_the_suite_of_a_single_case_is_measured_whole_and_a_tier_that_it_cannot_fill_is_refused(suite) -> None:
+    suites, prompts = suite_of(suite)
+    whole = tier_of("suite").choose(prompts, shared_rows=suites.shared_rows)
+    assert {entry.prompt.id for entry in whole.prompts} == {entry.prompt.id for entry in prompts}
+    with pytest.raises(ValueError, match=r"tier certify wants 80 prompts .* choose a smaller tier or tier=suite"):
+        tier_of("certify").choose(prompts, shared_rows=suites.shared_rows)
 
 
 @pytest.mark.parametrize("suite", TIERED_SUITES)

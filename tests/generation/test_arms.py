@@ -16,13 +16,13 @@ from evenhand.evaluation.plan import Dose, Plan, Sequential
 from evenhand.files import sha256_file
 from evenhand.generation.arms import (
     Work,
-    adapter_file,
     batches,
     finish_images,
     generate_arm,
     generate_arms,
     unfinished_batches,
 )
+from evenhand.generation.given import adapter_file
 from tests.tiny_evaluation import Dying, saved_adapter, tiny_plan
 
 

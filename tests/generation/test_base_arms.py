@@ -83,7 +83,12 @@ GENERATION_CHANGES = {
     "base_fingerprint": "0" * 64,
     "encoders_fingerprint": "0" * 64,
 }
-NOT_IN_THE_BASE = {"base": "another name", "adapter_sha256": "0" * 64, "adapter_scale": 0.5}
+NOT_IN_THE_BASE = {
+    "base": "another name",
+    "adapter_sha256": "0" * 64,
+    "adapter_scale": 0.5,
+    "arm": {"name": "prompt_rewrite"},
+}
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(GenerationPlan)])

@@ -137,7 +137,17 @@ def test_a_built_set_loads_with_plain_datasets_where_evenhand_is_not_installed(t
     assert found["splits"] == {"train": 8}
     assert found["same"]
     assert found["preserve"] == len(read_jsonl(tmp_path / "test set" / "preserve" / "metadata.jsonl"))
-    assert found["columns"] == ["image", "text", "concept", "labels", "template", "source", "seed", "license"]
+    assert found["columns"] == [
+        "image",
+        "text",
+        "concept",
+        "labels",
+        "template",
+        "source",
+        "seed",
+        "license",
+        "explicit",
+    ]
     assert found["labels"] == {"presentation": "woman"}
     assert found["size"] == [64, 64]
     provenance = json.loads((tmp_path / "test set" / "provenance.json").read_text())

@@ -14,8 +14,7 @@ from PIL import Image
 
 from evenhand.evaluation.targets import Uniform
 from evenhand.hygiene.images import ImageLimits
-from evenhand.interfaces import Ranks
-from evenhand.processes import OneProcess
+from evenhand.processes import OneProcess, Ranks
 from evenhand.recipes.annotation import Captions
 from evenhand.recipes.certificate import certify
 from evenhand.recipes.collected import Collected

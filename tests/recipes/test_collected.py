@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from evenhand.files import read_jsonl
 from evenhand.recipes.curated_set import write_metadata
 from evenhand.recipes.preserve import Preserve
 from evenhand.records import SubjectReading
@@ -46,6 +47,8 @@ def test_a_set_of_collected_pictures_meets_its_quotas_and_is_certified(photos: P
     assert recipe.num_images == 18 + 18 + 2
     assert certificate["confirmed_by"] == "painted_reader"
     assert certificate["licenses"] == {"cc0-1.0": 38}
+    explicit = {row["text"] for row in read_jsonl(tmp_path / "run" / "preserve" / "metadata.jsonl")} - {""}
+    assert {row["explicit"] for row in read_jsonl(tmp_path / "run" / "train" / "metadata.jsonl")} == explicit
     rows = [json.loads(line) for line in (tmp_path / "run" / "train" / "metadata.jsonl").read_text().splitlines()]
     known = truth(tmp_path / "run", photos)
     assert {row["file_name"]: f"{row['concept']} {row['labels']['presentation']}" for row in rows} == known

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from evenhand.files import read_jsonl
 from evenhand.hygiene.filters import ReaderFilter
 from evenhand.recipes.annotation import Captions
 from evenhand.sources.columns import Columns
@@ -109,7 +110,9 @@ def test_own_captions_are_kept_where_they_are_neutral_and_right(photos: Path, tm
         "markup in the caption",
         "caption too long",
     } - {"empty caption"}
-    texts = {row.text for row in build(tmp_path / "run", recipe) if row.file_name.startswith("train/")}
+    train = [row for row in build(tmp_path / "run", recipe) if row.file_name.startswith("train/")]
+    texts = {row.text for row in train}
+    assert {row.explicit for row in train} == {""}  # nobody knows how a caption of somebody's own would name the values
     assert texts <= {"a mechanic at a desk", "a nurse at a desk", "a judge at a desk", "qāḍī – قاضٍ 👩‍⚖️"}
 
 
@@ -149,3 +152,14 @@ def test_pictures_of_people_are_labelled_by_no_reader_and_no_file_name_is_copied
     metadata = (tmp_path / "run" / "train" / "metadata.jsonl").read_text()
     assert ".png" in metadata
     assert "mechanic/" not in metadata
+
+
+@pytest.mark.parametrize(("depicts", "names_values"), [("people", False), ("other", True)])
+def test_no_caption_beside_a_picture_of_a_person_names_what_is_known_of_them(
+    photos: Path, tmp_path: Path, depicts: str, names_values: bool
+) -> None:
+    given = source_of(photos, depicts=depicts, consent="release forms of 2025")
+    certified(tmp_path / "run", collected(given, reader=None, labels_from="source", preserve=None))
+    explicit = [row["explicit"] for row in read_jsonl(tmp_path / "run" / "train" / "metadata.jsonl")]
+    assert len(explicit) > 0
+    assert all(explicit) if names_values else not any(explicit)

@@ -283,8 +283,8 @@ recipe:
 
 def test_a_joint_of_two_by_four_by_two_values_is_eighteen_lines_of_yaml(tmp_path: Path) -> None:
     assert len(JOINT_OF_SIXTEEN.splitlines()) == 18 <= TERSE
-    files = {"experiment/joint.yaml": JOINT_OF_SIXTEEN}
-    config = config_of(tmp_path, files, "experiment=joint", "recipe.plan.images_per_concept=40")
+    files = {"experiment/sixteen.yaml": JOINT_OF_SIXTEEN}
+    config = config_of(tmp_path, files, "experiment=sixteen", "recipe.plan.images_per_concept=40")
     made = build(config.plain["recipe"]["plan"])
     assert len(made.cells) == 16
     # By hand: 40 times the shares above, in their order.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evenhand.files import read_jsonl
-from evenhand.interfaces import Ranks
+from evenhand.processes import Ranks
 from evenhand.recipes.attempts import ATTEMPTS, UNDER_WAY
 from evenhand.recipes.curated_set import write_metadata
 from evenhand.recipes.preserve import Preserve
@@ -65,10 +65,11 @@ def test_preserve_holds_explicit_other_and_empty_captions(tmp_path: Path) -> Non
     assert Counter(row["text"] for row in preserve[24:]) == {"a car": 3, "a female person": 3, "": 2}
     for neutral, explicit in zip(train, preserve[:24], strict=True):
         assert explicit["labels"] == neutral["labels"]
-        assert explicit["text"] != neutral["text"]
+        assert explicit["text"] == neutral["explicit"] != neutral["text"]
         same = [(tmp_path / part / neutral["file_name"]).read_bytes() for part in ("train", "preserve")]
         assert same[0] == same[1]
     assert all((tmp_path / "preserve" / row["file_name"]).is_file() for row in preserve)
+    assert {row["explicit"] for row in preserve} == {""}  # their own text is what counts
 
 
 def test_a_build_that_was_killed_after_any_batch_ends_with_the_same_bytes(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def test_labels_are_what_the_world_drew(tmp_path: Path) -> None:
     assert Counter((row.concept, row.labels["presentation"]) for row in train) == dict.fromkeys(
         [("mechanic", "woman"), ("mechanic", "man"), ("nurse", "woman"), ("nurse", "man")], 2
     )
+    word = {"woman": "female", "man": "male"}
     for row in train:
+        assert row.explicit == f"a picture of a {word[row.labels['presentation']]} {row.concept}"
         scene = tinytown().draw(row.concept, row.seed, fixed=row.labels)
         assert scene.labels["presentation"] == row.labels["presentation"]
         drawn = np.asarray(tinytown().render(scene, size_px=32))

@@ -56,6 +56,19 @@ def test_fixed_values_are_shown_by_everybody_in_a_group() -> None:
     assert [scene.labels[f"{place}.presentation"] for place in range(NUM_PLACES)] == ["woman"] * NUM_PLACES
 
 
+def test_one_person_of_a_group_can_be_fixed_and_the_others_stay_as_they_were() -> None:
+    world = tinytown()
+    drawn = world.draw("python developers", 3).labels
+    other = "woman" if drawn["1.presentation"] == "man" else "man"
+    labels = world.draw("python developers", 3, fixed={"1.presentation": other}).labels
+    assert labels == {**drawn, "1.presentation": other}
+    mixed = world.draw("pyladies", 3, fixed={"skin": "dark", "0.skin": "light"}).labels
+    assert [mixed[f"{place}.skin"] for place in range(NUM_PLACES)] == ["light", "dark", "dark"]
+    for concept, name in (("mechanic", "0.presentation"), ("python developers", "3.presentation")):
+        with pytest.raises(ValueError, match=f"cannot have {name}=woman"):
+            world.draw(concept, 3, fixed={name: "woman"})
+
+
 def test_unknown_concepts_and_impossible_values_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="unknown concept 'astronaut'"):
         tinytown().draw("astronaut", 0)

@@ -80,3 +80,29 @@ def test_a_base_is_spread_over_several_processes_without_a_validation_or_compila
         spread.check(uses_preserve=True, validates=True, num_processes=2)
     with pytest.raises(ValueError, match="shard_base=true and train.compile"):
         dataclasses.replace(spread, compile=True).check(uses_preserve=True, validates=False, num_processes=2)
+
+
+def test_a_batch_that_rows_of_the_same_noise_do_not_divide_is_refused_with_the_cure() -> None:
+    settings = TrainSettings(**{**GOOD, "batch_size": 8})
+    settings.check(uses_preserve=True, validates=False, num_processes=1, rows_per_noise=4)
+    message = r"batch_size=8 cannot be cut into 3 rows of the same noise each: .* multiple of method\.rows_per_noise"
+    with pytest.raises(ValueError, match=message):
+        settings.check(uses_preserve=True, validates=False, num_processes=1, rows_per_noise=3)
+
+
+def test_more_rows_at_once_than_the_method_takes_are_refused_with_the_cure() -> None:
+    settings = TrainSettings(**{**GOOD, "batch_size": 8, "grad_accumulation": 1})
+    settings.check(uses_preserve=True, validates=False, num_processes=1)
+    settings.check(uses_preserve=True, validates=False, num_processes=2, max_rows=4)
+    dataclasses.replace(settings, grad_accumulation=2).check(
+        uses_preserve=True, validates=False, num_processes=1, max_rows=4
+    )
+    with pytest.raises(ValueError, match=r"batch_size=8 gives each process 8 rows .* at most 4: train\.batch_size=2"):
+        settings.check(uses_preserve=True, validates=False, num_processes=1, max_rows=4)
+
+
+def test_what_a_method_that_makes_its_own_pictures_does_not_use_is_refused() -> None:
+    shifted = TrainSettings(**{**GOOD, "noise_offset": 0.1})
+    shifted.check(uses_preserve=True, validates=False, num_processes=1)
+    with pytest.raises(ValueError, match=r"train\.noise_offset=0\.1 .* pictures of its own"):
+        shifted.check(uses_preserve=True, validates=False, num_processes=1, makes_pictures=True)
