@@ -284,9 +284,9 @@ class Batch:
     ``preserve_teacher_text`` is their embedding by the base itself, where a trained text encoder gives another one than
     ``preserve_text``. ``explicit_text`` is the base's own embedding of the captions that name the rows' values (None
     for a method that does not use them). ``size_B6`` is what ``LoadedBase.denoise`` takes. ``files`` are the image
-    files of the rows, the preserve rows last, to be named in messages. ``captions``, ``concepts`` and ``row_seeds`` are
-    of the rows without the preserve rows; a row's seed, from which a method may draw what it needs, is a function of
-    the training's seed, the step and the row's place.
+    files of the rows, the preserve rows last, to be named in messages. ``captions``, ``concepts``, ``row_seeds``,
+    ``labels`` and ``weights_B`` (None: all alike) are of the rows without the preserve rows; a row's seed, from which a
+    method may draw what it needs, is a function of the training's seed, the step and the row's place.
     """
 
     latents_BCHW: torch.Tensor
@@ -305,6 +305,8 @@ class Batch:
     captions: tuple[str, ...] = ()
     concepts: tuple[str, ...] = ()
     row_seeds: tuple[int, ...] = ()
+    labels: tuple[Mapping[str, str], ...] = ()
+    weights_B: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

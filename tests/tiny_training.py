@@ -11,10 +11,12 @@ from accelerate import Accelerator
 
 from evenhand.adapters.lora import Adapter, attach
 from evenhand.adapters.settings import LoraSettings
+from evenhand.data.rows import read_examples
 from evenhand.data.timesteps import UNIFORM
 from evenhand.interfaces import Method
 from evenhand.methods.curated import Curated
 from evenhand.methods.distill import Distill
+from evenhand.training.calibration import Calibration, LoadedCalibration
 from evenhand.training.fit import FitResult, fit
 from evenhand.training.optim import AdamW
 from evenhand.training.processes import start_accelerator
@@ -61,14 +63,14 @@ def distill(**changes: Any) -> Distill:
 
 
 class Remember:
-    """A tracker that keeps its lines, and calls ``then`` after each."""
+    """A tracker that keeps its lines, those of a step together, and calls ``then`` after each."""
 
     def __init__(self, then: Callable[[int], None] | None = None) -> None:
         self.lines: dict[int, dict[str, float]] = {}
         self.then = then
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        self.lines[step] = dict(metrics)
+        self.lines[step] = {**self.lines.get(step, {}), **metrics}
         if self.then is not None:
             self.then(step)
 
@@ -80,16 +82,18 @@ class Stage:
     """Everything that one training needs.
 
     ``changes`` are settings; ``optim``, ``validation``, ``method``, ``timesteps`` and ``text_encoder``, that of the
-    adapter's settings, may be given too.
+    adapter's settings, may be given too; so may ``calibration``, as a YAML would make it.
     """
 
     def __init__(self, tiny_folder: Path, data: Path, cache: Path, **changes: Any) -> None:
         self.optim = changes.pop("optim", None) or adamw(learning_rate=changes.pop("learning_rate", 1e-3))
         self.validation = changes.pop("validation", None)
         self.method: Method = changes.pop("method", None) or curated()
+        self.calibration: Calibration | None = changes.pop("calibration", None)
         timesteps, text_encoder = changes.pop("timesteps", UNIFORM), changes.pop("text_encoder", "none")
         self.data = data
         self.settings = TrainSettings(**{**SETTINGS, **changes})
+        self.calibrated: LoadedCalibration | None = None
         self.accelerator: Accelerator = start_accelerator(self.settings.mixed_precision)
         self.base = load_sd(tiny_folder)
         self.batches = tiny_batches(
@@ -110,6 +114,10 @@ class Stage:
 
     def run(self, folder: Path, tracker: Remember | None = None, *, resume: bool = False) -> FitResult:
         """Train; ``folder`` is the run's."""
+        tracker = tracker or Remember()
+        self.calibrated = None if self.calibration is None else self.calibration.load(
+            self.base, read_examples(self.data, "train"), seed=0, accelerator=self.accelerator, tracker=tracker
+        )  # fmt: skip
         return fit(
             self.base,
             self.adapter,
@@ -118,11 +126,12 @@ class Stage:
             settings=self.settings,
             optim=self.optim,
             accelerator=self.accelerator,
-            tracker=tracker or Remember(),
+            tracker=tracker,
             folder=folder,
             config_sha256=CONFIG,
             resume=latest_checkpoint(folder / CHECKPOINTS, config_sha256=CONFIG) if resume else None,
             validation=self.validation,
+            calibration=self.calibrated,
         )
 
 

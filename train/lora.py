@@ -34,6 +34,7 @@ def main(config: Config) -> float | None:
         settings=config.build("train"),
         optim=config.build("optim"),
         images=config.build("images"),
+        calibration=config.build("calibration"),
         validation=config.build("validation"),
         tracker=config.build("tracker"),
         launch=config.build("launch"),

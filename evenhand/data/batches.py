@@ -7,7 +7,7 @@ L tokens, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,7 @@ class _Drawn:
     concepts: tuple[str, ...]
     seeds: tuple[int, ...]
     shared: tuple[int, ...]
+    labels: tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,7 @@ class Batches:
                 captions=tuple(main.captions),
                 concepts=main.concepts,
                 row_seeds=main.seeds,
+                labels=main.labels,
             )
         kept = self._draw(self.preserve, PRESERVE, step, range(part, self.preserve_batch_size, num_parts))
         kept_stored = self._stored(self.preserve, kept)
@@ -137,6 +139,7 @@ class Batches:
             captions=tuple(main.captions),
             concepts=main.concepts,
             row_seeds=main.seeds,
+            labels=main.labels,
         )
 
     def _draw(self, encoded: EncodedSet, stream: str, step: int, places: range) -> _Drawn:
@@ -187,6 +190,7 @@ class Batches:
             concepts=concepts,
             seeds=seeds,
             shared=shared,
+            labels=tuple(encoded.labels_N[row] for row in rows) if encoded.labels_N else (),
         )
 
     def _other(self, row: int, *, seed: int) -> CaptionPair | None:

@@ -52,6 +52,7 @@ class EncodedSet:
     explicit_N: Sequence[str] = ()
     siblings_N: Sequence[Sequence[int]] = ()
     concept_N: Sequence[str] = ()
+    labels_N: Sequence[Mapping[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.place_N)
@@ -230,6 +231,7 @@ class _Plan:
             ),
             files=[f"{split.name}/{example.file_name}" for example in split.examples],
             concept_N=[example.concept for example in split.examples],
+            labels_N=[example.labels for example in split.examples],
             siblings_N=siblings(
                 [sha256_json([row.concept, crop.bucket]) for row, crop in zip(split.examples, crops, strict=True)],
                 [json_line(sorted(row.labels.items())) for row in split.examples],

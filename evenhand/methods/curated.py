@@ -66,6 +66,8 @@ class Curated:
         """The objective on one batch: one pass with the adapter over all rows of one size, one without it if needed."""
         rows = train_rows(base, batch)
         weights_B = self._weights(base, batch.timesteps_B)
+        if batch.weights_B is not None:
+            weights_B = weights_B * batch.weights_B
         if not self.uses_preserve:
             denoise = _weighted(denoised(base, rows) - rows.target_BCHW, weights_B)
             return LossTerms(total=denoise, parts={"denoise": denoise.detach()})

@@ -46,6 +46,7 @@ from evenhand.methods.passes import (
     base_denoised,
     both_denoised,
     denoised,
+    mean_square,
     preserve_rows,
     train_rows,
 )
@@ -82,12 +83,12 @@ class Distill:
         rows = train_rows(base, batch)
         explicit = rows.under(batch.explicit_text)
         if not self.uses_preserve:
-            distill = (denoised(base, rows) - base_denoised(base, explicit)).square().mean()
+            distill = mean_square(denoised(base, rows) - base_denoised(base, explicit), batch.weights_B)
             return LossTerms(total=distill, parts={"distill": distill.detach()})
         kept = preserve_rows(base, batch)
         wanted_BCHW, kept_wanted_PCHW = base_both_denoised(base, explicit, kept.under(batch.preserve_teacher_text))
         adapted_BCHW, kept_adapted_PCHW = both_denoised(base, rows, kept)
-        distill = (adapted_BCHW - wanted_BCHW).square().mean()
+        distill = mean_square(adapted_BCHW - wanted_BCHW, batch.weights_B)
         preserve = (kept_adapted_PCHW - kept_wanted_PCHW).square().mean()
         return LossTerms(
             total=distill + self.preserve_weight * preserve,

@@ -95,6 +95,13 @@ def base_both_denoised(base: LoadedBase, rows: Rows, kept: Rows) -> tuple[torch.
         return both_denoised(base, rows, kept)
 
 
+def mean_square(error_BCHW: torch.Tensor, weights_B: torch.Tensor | None) -> torch.Tensor:
+    """The mean of the squared error over rows of these weights; None: all alike."""
+    if weights_B is None:
+        return error_BCHW.square().mean()
+    return (weights_B * error_BCHW.square().mean(dim=(1, 2, 3))).mean()
+
+
 def _joined(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
     import torch
 

@@ -12,6 +12,7 @@ from evenhand.data.batches import Batches
 from evenhand.files import write_json_atomic
 from evenhand.interfaces import LoadedBase, Method, Tracker
 from evenhand.training.best import Chooser, Validation
+from evenhand.training.calibration import LoadedCalibration
 from evenhand.training.compiled import compile_unet, compiler_errors_in_a_line
 from evenhand.training.learner import Learner, Optim
 from evenhand.training.memory import memory_line, memory_report
@@ -58,6 +59,7 @@ def fit(
     config_sha256: str,
     resume: Checkpoint | None,
     validation: Validation | None,
+    calibration: LoadedCalibration | None = None,
 ) -> FitResult:
     """Train the adapter to ``settings.steps``, from ``resume`` on, and leave the weights on it that are to be kept.
 
@@ -67,7 +69,7 @@ def fit(
     from tqdm import tqdm
 
     _prepare(base, adapter, settings, accelerator)
-    learner = Learner(adapter, optim, ema_decay=settings.ema_decay, scaler=accelerator.scaler)
+    learner = Learner(adapter, optim, ema_decay=settings.ema_decay, scaler=accelerator.scaler, calibration=calibration)
     progress = _begin(learner, resume, accelerator, num_steps=settings.steps)
     stepper = Stepper(base, method, batches, learner, optim=optim, settings=settings, accelerator=accelerator)
     is_main, checkpoints = accelerator.is_main_process, folder / CHECKPOINTS
@@ -83,6 +85,9 @@ def fit(
             if last or progress.step % settings.log_every_steps == 0:
                 tracker.log({**progress.close_window(accelerator), "learning_rate": rate}, step=progress.step)
                 bar.set_postfix(loss=f"{progress.loss:.4f}")
+            if calibration is not None and not last and calibration.is_due(progress.step):
+                with learner.result():
+                    calibration.look(progress.step)
             saves, validates = last or progress.step % settings.checkpoint_every_steps == 0, chooser.is_due(progress)
             if saves or validates or stepper.stopped:
                 stepper.catch_up()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evenhand.adapters.lora import Adapter
+from evenhand.training.calibration import LoadedCalibration
 from evenhand.training.ema import Ema
 from evenhand.training.progress import Progress
 from evenhand.training.state import Checkpoint
@@ -30,13 +31,20 @@ class Learner:
     """The trainable state of one process, the same on each: ``parameters`` are the adapter's, in float32."""
 
     def __init__(
-        self, adapter: Adapter, optim: Optim, *, ema_decay: float | None, scaler: Any
-    ) -> None:  # Any: torch's GradScaler, or None
+        self,
+        adapter: Adapter,
+        optim: Optim,
+        *,
+        ema_decay: float | None,
+        scaler: Any,  # Any: torch's GradScaler, or None
+        calibration: LoadedCalibration | None = None,
+    ) -> None:
         self.adapter = adapter
         self.parameters = list(adapter.parameters.values())
         self.optimizer = optim.optimizer(self.parameters)
         self.ema = None if ema_decay is None else Ema(adapter, ema_decay)
         self.scaler = scaler
+        self.calibration = calibration
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to where a checkpoint was written."""
@@ -46,6 +54,8 @@ class Learner:
             self.scaler.load_state_dict(dict(checkpoint.scaler))
         if self.ema is not None:
             self.ema.restore(checkpoint.ema, checkpoint.ema_updates)
+        if self.calibration is not None:
+            self.calibration.restore(checkpoint.calibration)
 
     def checkpoint(self, progress: Progress, accelerator: Accelerator, config_sha256: str) -> Checkpoint:
         """Everything as it stands; a collective."""
@@ -61,6 +71,7 @@ class Learner:
             scaler={} if self.scaler is None else self.scaler.state_dict(),
             ema={} if self.ema is None else self.ema.tensors(),
             ema_updates=0 if self.ema is None else self.ema.num_updates,
+            calibration={} if self.calibration is None else self.calibration.state(),
         )
 
     def clip(self, max_norm: float) -> torch.Tensor:

@@ -141,7 +141,7 @@ class LoadedValidation:
 
     def _made(self, title: str, grid_path: Path, *, adapted: bool) -> dict[str, Any]:  # Any: JSON
         """Make, read and draw all images: what was seen and its score, on the main process; elsewhere nothing."""
-        with _undisturbed(self._base), nullcontext() if adapted else self._base.without_adapter():
+        with undisturbed(self._base), nullcontext() if adapted else self._base.without_adapter():
             cells_NHW3, counts_NK1 = self._share()
         cells_NHW3, counts_NK1 = (self._summed(array) for array in (cells_NHW3, counts_NK1))
         if not self._accelerator.is_main_process:
@@ -273,7 +273,7 @@ def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 @contextmanager
-def _undisturbed(base: LoadedBase) -> Iterator[None]:
+def undisturbed(base: LoadedBase) -> Iterator[None]:
     """Inside, the base's modules are in evaluation mode; modes and random numbers are afterwards as before."""
     import torch
 

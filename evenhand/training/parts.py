@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,11 @@ from evenhand.files import read_jsonl
 from evenhand.interfaces import Base, DirectMethod, LoadedBase, Method, SamplingMethod
 from evenhand.launch import Launch
 from evenhand.processes import folder_lock
+from evenhand.records import Example
 from evenhand.run import RunPlan, check_place
 from evenhand.trackers import TrackerChoice, open_tracker
 from evenhand.training.batches import make_batches
+from evenhand.training.calibration import Calibration
 from evenhand.training.direct import check_direct, solve
 from evenhand.training.fit import FitResult, fit
 from evenhand.training.learner import Optim
@@ -59,6 +61,7 @@ class Training:
     settings: TrainSettings
     optim: Optim
     images: ImageSettings
+    calibration: Calibration | None
     validation: Any  # Any: what conf/validation names, None for none
     tracker: TrackerChoice
     launch: Launch
@@ -114,6 +117,13 @@ class Training:
             check_explicit(splits["train"], base=self.base, method=self.method.name)
             if self.augmentation is not None:
                 self.augmentation.check(splits["train"].examples, base=self.base)
+        if self.calibration is not None:
+            if isinstance(self.method, DirectMethod | SamplingMethod):
+                raise ValueError(
+                    f"calibration weighs the rows of a loss, and method {self.method.name} has none: set "
+                    "calibration=none"
+                )
+            self.calibration.check(splits["train"].examples, self.settings)
         if self.validation is not None:
             self.validation.check({text for texts in self._captions(splits).values() for text in texts})
 
@@ -146,7 +156,7 @@ class Training:
                 batches = self._batches(base, self.method, splits, accelerator)
                 adapter = attach(base, self.lora, seed=self.seed)
                 self.check_place(plan.folder, num_parameters=sum(p.numel() for p in adapter.parameters.values()))
-                result = self._fit(base, adapter, self.method, batches, plan, accelerator)
+                result = self._fit(base, adapter, self.method, batches, splits["train"].examples, plan, accelerator)
             if not result.finished:
                 raise SystemExit(
                     f"stopped after step {result.step} of {self.settings.steps}: the same command goes on from there"
@@ -188,7 +198,7 @@ class Training:
             method=method,
             embed_text=base.embed_text if trains_text else None,
         )
-        needed = method.needs_encoders or method.virtual_concepts > 0
+        needed = method.needs_encoders or method.virtual_concepts > 0 or self.calibration is not None
         if not trains_text and self.validation is None and not needed:
             base.release_encoders()
         return batches
@@ -199,6 +209,7 @@ class Training:
         adapter: Adapter,
         method: Method,
         batches: Batches,
+        examples: Sequence[Example],
         plan: RunPlan,
         accelerator: Accelerator,
     ) -> FitResult:
@@ -209,6 +220,11 @@ class Training:
         validation = None
         if self.validation is not None:
             validation = self.validation.load(base, adapter, accelerator=accelerator, tracker=tracker, folder=folder)
+        calibration = None
+        if self.calibration is not None:
+            calibration = self.calibration.load(
+                base, examples, seed=self.seed, accelerator=accelerator, tracker=tracker
+            )
         result = fit(
             base,
             adapter,
@@ -222,6 +238,7 @@ class Training:
             config_sha256=plan.config_sha256,
             resume=resume,
             validation=validation,
+            calibration=calibration,
         )
         tracker.close()
         return result
@@ -266,7 +283,8 @@ class Training:
     def _training_readers(self) -> tuple[str, ...]:
         """The readers that had a say in the weights: in the loss, or in the choice of the best checkpoint."""
         chose = (self.validation.reader_name,) if self.settings.keep == "best" else ()
-        return tuple(dict.fromkeys((*self.method.training_readers, *chose)))
+        weighed = () if self.calibration is None else (self.calibration.reader.name,)
+        return tuple(dict.fromkeys((*self.method.training_readers, *weighed, *chose)))
 
 
 def _outcome(result: FitResult, folder: Path, num_processes: int) -> Outcome:

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,8 @@ REMOVING = ".removing-"
 class Checkpoint:
     """The state after ``step`` optimizer steps. ``sums`` are the metrics added up since the last log line.
 
-    ``validated_step`` is the last step whose validation has been run. ``ema`` is empty without an average.
+    ``validated_step`` is the last step whose validation has been run. ``ema`` is empty without an average, and
+    ``calibration`` without one.
     """
 
     step: int
@@ -58,6 +59,7 @@ class Checkpoint:
     scaler: Mapping[str, Any]  # Any: a gradient scaler's own state, empty without one
     ema: Mapping[str, torch.Tensor]
     ema_updates: int
+    calibration: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         "optimizer": rest,
         "scaler": dict(checkpoint.scaler),
         "ema_updates": checkpoint.ema_updates,
+        "calibration": dict(checkpoint.calibration),
         "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
     }
     write_json_atomic(folder / STATE_FILE, {**state, "sha256": sha256_json(state)})
@@ -188,6 +191,7 @@ def _read(folder: Path, state: Mapping[str, Any]) -> Checkpoint:  # Any: JSON
         scaler=state["scaler"],
         ema=load_file(folder / EMA_FILE) if EMA_FILE in state["files"] else {},
         ema_updates=state["ema_updates"],
+        calibration=state["calibration"],
     )
 
 

@@ -7,10 +7,12 @@ wish to stop in it, so that all processes leave at the same step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from evenhand.data.batches import Batches
 from evenhand.interfaces import LoadedBase, LossTerms, Method
+from evenhand.training.calibration import LoadedCalibration
 from evenhand.training.learner import Learner, Optim
 from evenhand.training.progress import Progress
 from evenhand.training.settings import TrainSettings
@@ -53,7 +55,13 @@ class Stepper:
         settings, learner = self._settings, self._learner
         rate = self._optim.rate_at(progress.step, settings.steps)
         work = _backward(
-            self._base, self._method, self._batches, progress.step, settings.grad_accumulation, self._accelerator
+            self._base,
+            self._method,
+            self._batches,
+            progress.step,
+            settings.grad_accumulation,
+            self._accelerator,
+            learner.calibration,
         )
         stop_and_loss_2 = _average_gradients(learner.parameters, work.loss, self._accelerator, stop=stop)
         norm = learner.clip(settings.max_grad_norm)
@@ -77,7 +85,13 @@ class _Work(NamedTuple):
 
 
 def _backward(
-    base: LoadedBase, method: Method, batches: Batches, step: int, num_parts: int, accelerator: Accelerator
+    base: LoadedBase,
+    method: Method,
+    batches: Batches,
+    step: int,
+    num_parts: int,
+    accelerator: Accelerator,
+    calibration: LoadedCalibration | None,
 ) -> _Work:
     """Gradients of this process's share of a step, and the mean of its loss terms."""
     sums: dict[str, torch.Tensor] = {}
@@ -86,6 +100,8 @@ def _backward(
     for part in range(num_parts):
         with accelerator.autocast():
             batch = batches.at(step, part=part * world + accelerator.process_index, num_parts=num_parts * world)
+            if calibration is not None:
+                batch = replace(batch, weights_B=calibration.weights_B(batch.labels))
             terms: LossTerms = method.loss(base, batch)
         accelerator.backward(terms.total / num_parts)
         for name, value in {"loss": terms.total.detach(), **terms.parts}.items():

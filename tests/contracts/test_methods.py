@@ -17,6 +17,7 @@ from evenhand.compose import compose_config
 from evenhand.construct import build
 from evenhand.data.batches import Batches
 from evenhand.data.rows import read_examples
+from evenhand.interfaces import SamplingMethod
 from evenhand.paths import conf_folder
 from tests.tiny import randomize
 from tests.tiny_set import tiny_batches
@@ -95,6 +96,20 @@ def test_the_mean_over_two_processes_is_the_loss_of_one(method, adapted, batches
     whole = method.loss(base, batches.at(0)).total.item()
     halves = [method.loss(base, batches.at(0, part=part, num_parts=2)).total.item() for part in range(2)]
     assert sum(halves) / 2 == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_method_that_learns_from_a_sets_rows_weighs_them(method, adapted, batches) -> None:
+    """What a calibration relies on: a row of weight 0 has no say, and rows of weight 2 have twice theirs."""
+    if isinstance(method, SamplingMethod):
+        return  # `train/lora.py` refuses a calibration of it
+    base, _ = adapted
+    batch = batches.at(0)
+    first = torch.tensor([2.0, 0.0, 0.0, 0.0])
+    own = [dataclasses.replace(batch, weights_B=first.roll(place)) for place in range(4)]
+    of_rows = [next(iter(method.loss(base, each).parts.values())).item() for each in own]
+    whole = next(iter(method.loss(base, batch).parts.values())).item()
+    assert sum(of_rows) / 2 == pytest.approx(whole, rel=1e-4)
+    assert max(of_rows) > 1.001 * min(of_rows)
 
 
 def test_the_same_batch_gives_the_same_loss(method, adapted, batches) -> None:

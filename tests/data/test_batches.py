@@ -114,6 +114,22 @@ def test_the_rows_of_a_bucketed_batch_have_one_shape_and_belong_to_their_caption
     assert shapes == {(4, 2, 2), (4, 2, 3), (4, 2, 4)}
 
 
+@pytest.mark.parametrize("bucket_sizes", [(), BUCKETS])
+def test_labels_belong_to_their_rows_and_a_set_without_any_has_none(bucket_sizes) -> None:
+    """Row k is labelled k, and its latents are k."""
+    labelled = dataclasses.replace(
+        synthetic(NUM_ROWS, bucket_sizes=bucket_sizes), labels_N=[{"row": str(k)} for k in range(NUM_ROWS)]
+    )
+    seen = set()
+    for step in range(4):
+        for part in range(2):
+            batch = dealer(labelled, batch_size=4).at(step, part=part, num_parts=2)
+            assert [int(labels["row"]) for labels in batch.labels] == rows_of(batch.latents_BCHW)
+            seen |= set(rows_of(batch.latents_BCHW))
+    assert len(seen) > 2
+    assert dealer(synthetic(NUM_ROWS), batch_size=4).at(0).labels == ()
+
+
 def test_timesteps_are_spread_evenly_over_every_batch() -> None:
     batches = dealer()
     for step in range(20):

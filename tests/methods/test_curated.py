@@ -95,6 +95,23 @@ def test_the_loss_equals_its_equation_written_out_in_numpy(request, family, gamm
     np.testing.assert_allclose(terms.parts["preserve"].item(), preserve, rtol=1e-4)
 
 
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_rows_with_weights_count_by_them_and_preserve_rows_all_alike(sd, gamma) -> None:
+    adapted(sd)
+    plain = batch_for(sd)
+    weights = snr_weights(sd.prediction_type, gamma, TIMESTEPS) * np.array([0.25, 1.0, 1.75])
+    total, denoise, preserve = by_hand(sd, plain, 0.5, weights)
+    terms = method(0.5, gamma).loss(sd, dataclasses.replace(plain, weights_B=torch.tensor([0.25, 1.0, 1.75])))
+    np.testing.assert_allclose(terms.total.item(), total, rtol=1e-4)
+    np.testing.assert_allclose(terms.parts["denoise"].item(), denoise, rtol=1e-4)
+    np.testing.assert_allclose(terms.parts["preserve"].item(), preserve, rtol=1e-4)
+    unweighted, ones = (
+        method(0.5, gamma).loss(sd, dataclasses.replace(plain, weights_B=each)) for each in (None, torch.ones(3))
+    )
+    assert torch.equal(unweighted.total, ones.total)
+    assert unweighted.total.item() != pytest.approx(total, rel=1e-3)
+
+
 def test_sdxl_gives_a_loss_with_gradients_too(sdxl) -> None:
     adapted(sdxl)
     method().loss(sdxl, batch_for(sdxl)).total.backward()

@@ -8,6 +8,7 @@ import torch
 from evenhand.adapters.lora import Adapter, attach
 from evenhand.adapters.settings import LoraSettings
 from evenhand.interfaces import Batch, TextEmbedding
+from evenhand.methods.passes import mean_square
 from tests.tiny import LATENT_PX, randomize
 from tests.tiny_training import distill as distilling
 
@@ -71,6 +72,24 @@ def test_the_loss_equals_its_equation_from_predictions_of_single_rows(request, f
     assert terms.parts["distill"].item() == pytest.approx(distill, rel=1e-4)
     assert terms.parts["preserve"].item() == pytest.approx(preserve, rel=1e-4)
     assert terms.total.item() == pytest.approx(distill + 0.5 * preserve, rel=1e-4)
+
+
+@pytest.mark.parametrize("preserve", [True, False])
+def test_rows_with_weights_count_by_them_and_without_any_the_loss_is_the_plain_mean_bit_for_bit(sd, preserve) -> None:
+    randomize(fresh(sd))
+    batch, weights = batch_for(sd, preserve=preserve), torch.tensor([0.25, 1.0, 1.75])
+    main = (batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
+    error = predicted(sd, *main, batch.text, adapter=True) - predicted(sd, *main, batch.explicit_text, adapter=False)
+    of_rows = error.square().flatten(1).mean(dim=1)
+    method = distilling(preserve_weight=0.5 if preserve else 0.0)
+    plain, weighted = (method.loss(sd, dataclasses.replace(batch, weights_B=each)) for each in (None, weights))
+    assert weighted.parts["distill"].item() == pytest.approx((weights * of_rows).mean().item(), rel=1e-4)
+    assert plain.parts["distill"].item() == pytest.approx(of_rows.mean().item(), rel=1e-4)
+    assert weighted.parts["distill"].item() != pytest.approx(plain.parts["distill"].item(), rel=1e-3)
+    if preserve:
+        assert torch.equal(weighted.parts["preserve"], plain.parts["preserve"])
+    drawn_BCHW = drawn(5, seed=9)
+    assert torch.equal(mean_square(drawn_BCHW, None), drawn_BCHW.square().mean())
 
 
 @pytest.mark.parametrize("preserve", [True, False])

@@ -36,6 +36,7 @@ def checkpoint(step: int, *, loss: float = 0.1) -> Checkpoint:
         scaler={"scale": 65536.0},
         ema={"weight": parameter.detach() / 3},
         ema_updates=3,
+        calibration={"log_weights": [1 / 3, -0.1], "num_looks": 2},
     )
 
 
@@ -51,6 +52,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path) -> None:
     assert (back.step, back.loss, back.sums, back.sums_steps) == (7, 0.1, {"loss": 1 / 3}, 2)
     assert back.scaler == {"scale": 65536.0}
     assert (back.validated_step, back.ema_updates) == (4, 3)
+    assert back.calibration == {"log_weights": [1 / 3, -0.1], "num_looks": 2}
     assert torch.equal(back.adapter["weight"], saved.adapter["weight"])
     assert torch.equal(back.ema["weight"], saved.ema["weight"])
     for key, value in saved.optimizer["state"][0].items():
