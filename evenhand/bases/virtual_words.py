@@ -5,9 +5,10 @@ deviation ``s``. A virtual token is drawn with their mean and variance,
 
     w = m + sqrt(a) sum_k z_k (E_k - m) / sqrt(K) + sqrt(1 - a) s z,    a uniform in [0, 1),  z_k and z standard normal,
 
-a part of it along the differences between known tokens, the rest in any direction. On tinytown, 15 of 15 such words in
-the place of an occupation gave people of some occupation, nearly all of one presentation where the caption names none,
-and the named one where it does: concepts that nobody knows, with associations of their own.
+a part of it along the differences between known tokens, the rest in any direction. Such words are concepts that nobody
+knows, with associations of their own: on tinytown, of 600 of them in the place of an occupation, the base's prediction
+at pure noise lay between its explicit ones, man 0 and woman 1, at 0.10, 0.24, 0.60, 0.90 and 0.95 (quantiles of 5, 25,
+50, 75 and 95 %).
 """
 
 from __future__ import annotations
