@@ -82,7 +82,7 @@ def trained(base, targets: str = "attention"):
     return adapter
 
 
-@pytest.mark.parametrize("targets", ["cross_attention_kv", "attention", "attention_feedforward", "all"])
+@pytest.mark.parametrize("targets", ["cross_attention_kv", "self_attention", "attention", "attention_feedforward", "all"])
 def test_a_fresh_adapter_changes_no_bit_and_one_with_weights_does(sd, targets) -> None:
     before = prediction(sd)
     adapter = attach(sd, settings(targets), seed=0)
@@ -135,7 +135,7 @@ def test_settings_that_make_no_sense_are_refused_with_their_value(field) -> None
 
 def test_an_unknown_preset_is_refused_with_the_choices(sd) -> None:
     with pytest.raises(
-        ValueError, match="unknown LoRA targets 'atention'; choose one of cross_attention_kv, attention"
+        ValueError, match="unknown LoRA targets 'atention'; choose one of cross_attention_kv, self_attention"
     ):
         attach(sd, settings("atention"), seed=0)
 

@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 
 from evenhand.adapters.lora import Adapter, attach
 from evenhand.adapters.settings import LoraSettings
-from evenhand.bases.unet import adapters_off, lora_targets
+from evenhand.bases.unet import PRESETS, adapters_off, lora_targets
 
 SD15: dict[str, Any] = {
     "sample_size": 64,
@@ -115,11 +115,11 @@ def test_the_architecture_has_the_published_number_of_parameters(name) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_presets_touch_the_modules_that_the_block_lists_have(name) -> None:
     unet = unet_of(name, "meta")
-    counts = {preset: len(lora_targets(unet, preset)) for preset in ("cross_attention_kv", "attention")}
-    counts["attention_feedforward"] = len(lora_targets(unet, "attention_feedforward"))
+    counts = {preset: len(lora_targets(unet, preset)) for preset in PRESETS if preset != "all"}
     layers = NUM_LAYERS[name]
     assert counts == {
         "cross_attention_kv": 2 * layers,
+        "self_attention": 4 * layers,
         "attention": 8 * layers,
         "attention_feedforward": 10 * layers,
     }
