@@ -16,6 +16,7 @@ from evenhand.adapters.file import WEIGHTS_NAME, safetensors_bytes
 from evenhand.adapters.lora import attach, detach, load, scaled
 from evenhand.adapters.settings import LoraSettings
 from evenhand.bases.checkpoint import weights_fingerprint
+from evenhand.bases.unet import PRESETS
 from tests.tiny import LATENT_PX, load_sd, randomize, sampling
 
 CAPTION = "a portrait of a mechanic"
@@ -82,7 +83,7 @@ def trained(base, targets: str = "attention"):
     return adapter
 
 
-@pytest.mark.parametrize("targets", ["cross_attention_kv", "self_attention", "attention", "attention_feedforward", "all"])
+@pytest.mark.parametrize("targets", sorted(PRESETS))
 def test_a_fresh_adapter_changes_no_bit_and_one_with_weights_does(sd, targets) -> None:
     before = prediction(sd)
     adapter = attach(sd, settings(targets), seed=0)
