@@ -58,6 +58,9 @@ class CuratedPlan:
 
     Concepts whose target is ``base`` are in ``left_alone`` and not in ``concepts``: they have no quota and no slot.
     ``left_alone_captions`` are neutral captions for them, one for each image on which an adapter is held to its base.
+
+    ``left_out_captions`` ask by name for what a target of 0 leaves out: for each concept that has such cells, as many
+    as it has images, over these cells and the templates. Nothing in ``train/`` is under them; who asks is to get it.
     """
 
     def __init__(
@@ -95,8 +98,9 @@ class CuratedPlan:
         self.quotas = allocate(shares, cells=self.cells, count=images_per_concept, seed=seed)
         self.slots = tuple(self._slots())
         self.left_alone_captions = tuple(self._left_alone_captions())
+        self.left_out_captions = tuple(self._left_out_captions())
         neutral = [slot.neutral for slot in self.slots] + [caption.text for caption in self.left_alone_captions]
-        explicit = [slot.explicit for slot in self.slots]
+        explicit = [slot.explicit for slot in self.slots] + [caption.text for caption in self.left_out_captions]
         self._refuse("captions leak", self.leaks(neutral, explicit))
         self._refuse("captions have mistakes of grammar", self.grammar([*neutral, *explicit]))
 
@@ -176,6 +180,17 @@ class CuratedPlan:
                 template = self.templates[(first + place) % len(self.templates)]
                 text = template.neutral(concept)
                 yield Caption(text=text, concept=concept.name, labels={}, template=template.text)
+
+    def _left_out_captions(self) -> Iterator[Caption]:
+        for concept in self.concepts:
+            left_out = [cell for cell, exact in zip(self.cells, self.exact[concept.name], strict=True) if exact == 0]
+            first = derive(self.seed, "template", concept.name)
+            for place in range(self.images_per_concept if left_out else 0):
+                turn, which = divmod(place, len(left_out))
+                labels = {item.name: value for item, value in zip(self.attributes, left_out[which], strict=True)}
+                template = self.templates[(first + turn) % len(self.templates)]
+                text = template.explicit(concept, self.attributes, labels)
+                yield Caption(text=text, concept=concept.name, labels=labels, template=template.text)
 
     def _slot(
         self, index: int, concept: Concept, cell: Cell, place: int, labels: Mapping[str, str], template: Template

@@ -28,8 +28,9 @@ class Request:
 class Preserve:
     """What ``preserve/`` holds.
 
-    With ``explicit``, every training image under its explicit caption; ``images_per_caption`` images for each of
-    ``captions``; and ``empty`` images under the empty caption. Readers do not confirm the last two.
+    With ``explicit``, every training image under its explicit caption, and images for what the target leaves out, under
+    captions that ask for it (``CuratedPlan.left_out_captions``); ``images_per_caption`` images for each of
+    ``captions``; and ``empty`` images under the empty caption. Readers confirm the training images alone.
     """
 
     captions: tuple[str, ...]
@@ -61,7 +62,7 @@ class Preserve:
 
 
 def requests_of(plan: CuratedPlan, preserve: Preserve | None) -> tuple[Request, ...]:
-    """The images of ``preserve/`` that are not training images: its captions', then those of concepts left alone.
+    """The images of ``preserve/`` that are not training images: captions', what a target leaves out, what it leaves alone.
 
     ValueError for a caption that names a held-out concept, or for concepts left alone and no ``preserve/``.
     """
@@ -77,10 +78,10 @@ def requests_of(plan: CuratedPlan, preserve: Preserve | None) -> tuple[Request, 
         raise ValueError(f"preserve.captions have mistakes of grammar: {problems[0]}")
     requests = list(preserve.requests())
     counted = Counter(dict.fromkeys(preserve.captions, preserve.images_per_caption))
-    for caption in plan.left_alone_captions:
+    left_out = plan.left_out_captions if preserve.explicit else ()
+    for caption in (*left_out, *plan.left_alone_captions):
         number = counted[caption.text]
         counted[caption.text] += 1
-        requests.append(
-            Request(caption=caption.text, number=number, concept=caption.concept, template=caption.template)
-        )
+        concept, template = ("", "") if caption.labels else (caption.concept, caption.template)
+        requests.append(Request(caption=caption.text, number=number, concept=concept, template=template))
     return tuple(requests)

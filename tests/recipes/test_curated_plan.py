@@ -11,6 +11,7 @@ from evenhand.compose import compose_config
 from evenhand.construct import build
 from evenhand.evaluation.targets import Conditional, LeftAlone, Table, Uniform
 from evenhand.recipes.curated_plan import CuratedPlan
+from evenhand.recipes.preserve import Preserve, requests_of
 from evenhand.records import Attribute
 
 PRESENTATION = Attribute(
@@ -147,6 +148,35 @@ def test_a_concept_whose_target_is_base_has_no_quota_but_captions_to_hold_it_wit
     assert len(captions) == alone.images_per_concept
     assert {caption.text for caption in captions} == {"a portrait of a nurse", "a nurse at work"}
     assert all(caption.concept == "nurse" and not caption.labels for caption in captions)
+
+
+def test_what_a_target_leaves_out_is_asked_for_by_name_as_often_as_there_are_images() -> None:
+    only_women = Table(rows={"*": [0.5, 0.5], "nurse": [1.0, 0.0]}, source="x")
+    captions = plan(targets={"*": only_women}).left_out_captions
+    assert Counter(caption.text for caption in captions) == {"a portrait of a male nurse": 3, "a male nurse at work": 3}
+    assert all(caption.concept == "nurse" and caption.labels == {"presentation": "man"} for caption in captions)
+
+    none_of_the_west = Table(rows={"*": [0.5, 0.5, 0.0, 0.0]}, source="x")
+    captions = plan(attributes={"a": REGION}, targets={"*": none_of_the_west}).left_out_captions
+    assert Counter((caption.concept, caption.labels["region"]) for caption in captions) == {
+        (concept, region): 3 for concept in ("mechanic", "nurse", "electrician") for region in ("s", "w")
+    }
+    assert len({caption.text for caption in captions}) == 3 * 2 * 2  # concepts, regions, templates
+    assert plan().left_out_captions == ()
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_they_are_in_preserve_where_explicit_captions_are(explicit: bool) -> None:
+    half = plan(targets={"*": Table(rows={"*": [0.5, 0.5], "nurse": [1.0, 0.0]}, source="x")})
+    preserve = Preserve(captions=("a male nurse at work",), images_per_caption=2, explicit=explicit, empty=1)
+    counts = Counter(request.caption for request in requests_of(half, preserve))
+    of_captions = {"a male nurse at work": 2, "": 1}
+    assert counts == (
+        of_captions if not explicit else {**of_captions, "a male nurse at work": 5, "a portrait of a male nurse": 3}
+    )
+    numbers = [request.number for request in requests_of(half, preserve) if request.caption == "a male nurse at work"]
+    assert numbers == list(range(len(numbers)))  # no two of them are the same image
+    assert {request.concept for request in requests_of(half, preserve)} == {""}
 
 
 def test_without_a_base_target_nothing_is_left_alone() -> None:
