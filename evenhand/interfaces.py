@@ -324,8 +324,8 @@ class Method(Protocol):
     that name their values, ``needs_encoders`` whether the VAE and the text encoders must stay in memory.
     ``training_readers`` are the names of readers in its loss: none of them can judge the adapter. ``max_rows`` is how
     many rows of a batch a process may take at once, None for as many as fit. ``rows_per_noise`` rows of one concept
-    share their noise and timestep, whatever their values. ``virtual_concepts`` is the share of rows whose
-    concept is replaced by one that nobody knows, in both captions.
+    share their noise and timestep, whatever their values. ``virtual_concepts`` is the share of rows whose concept is
+    replaced by one that nobody knows, in both captions, at the first step; it falls to 0 (`training/batches.py`).
     """
 
     name: str

@@ -28,19 +28,27 @@ PRESERVE = "preserve"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualConcepts:
-    """For a share of the rows, a concept that nobody knows in the place of the row's own, in both captions alike."""
+    """For a share of the rows, a concept that nobody knows in the place of the row's own, in both captions alike.
+
+    The share is that of the first step, and falls in a straight line to 0 at the step ``until``; None: it stays.
+    """
 
     words: VirtualWords
     share: float
+    until: int | None = None
+
+    def share_at(self, step: int) -> float:
+        """The share of the rows of a step."""
+        return self.share if self.until is None else self.share * max(0.0, 1 - step / self.until)
 
     def drawn(
-        self, captions: Sequence[str], explicit: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]
+        self, captions: Sequence[str], explicit: Sequence[str], concepts: Sequence[str], seeds: Sequence[int], step: int
     ) -> list[int]:
-        """The places of the rows with a virtual concept: a function of each row's seed and captions."""
+        """The places of a step's rows with a virtual concept: a function of each row's seed and captions."""
         return [
             place
             for place, seed in enumerate(seeds)
-            if derive(seed, "virtual") < self.share * (MAX_SEED + 1)
+            if derive(seed, "virtual") < self.share_at(step) * (MAX_SEED + 1)
             and all(self.words.stands_in(concepts[place], texts[place]) for texts in (captions, explicit))
         ]
 
@@ -184,7 +192,7 @@ class Batches:
             timesteps_B=torch.tensor(timesteps),
             captions=captions,
             explicit=explicit,
-            virtual=self.virtual.drawn(captions, explicit, concepts, shared) if self.virtual and is_train else (),
+            virtual=self.virtual.drawn(captions, explicit, concepts, shared, step) if self.virtual and is_train else (),
             size_B6=encoded.size_N6[rows],
             files=tuple(encoded.files[row] for row in rows),
             concepts=concepts,

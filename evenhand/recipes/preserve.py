@@ -62,7 +62,7 @@ class Preserve:
 
 
 def requests_of(plan: CuratedPlan, preserve: Preserve | None) -> tuple[Request, ...]:
-    """The images of ``preserve/`` that are not training images: captions', what a target leaves out, what it leaves alone.
+    """The images of ``preserve/`` beside training images: of captions, of what a target leaves out, and leaves alone.
 
     ValueError for a caption that names a held-out concept, or for concepts left alone and no ``preserve/``.
     """

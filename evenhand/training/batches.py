@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ from evenhand.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+# The part of a training that has virtual concepts: they teach what holds for all, and then the known ones are fitted.
+VIRTUAL_PART = 0.8
 
 
 def make_batches(
@@ -42,7 +46,9 @@ def make_batches(
     """
     alternatives = None if augmentation is None else augmentation.alternatives(splits[TRAIN].examples)
     others = [] if alternatives is None else [caption for pair in alternatives.pairs() for caption in pair[:2]]
-    virtual = _virtual(base, splits[TRAIN].examples, method, alternatives)  # refused before anything is encoded
+    virtual = _virtual(
+        base, splits[TRAIN].examples, method, alternatives, num_steps=settings.steps
+    )  # refused before anything is encoded
     encoded = {
         name: encode_set(
             base,
@@ -75,7 +81,12 @@ def make_batches(
 
 
 def _virtual(
-    base: LoadedBase, examples: Sequence[Example], method: Method, alternatives: Alternatives | None
+    base: LoadedBase,
+    examples: Sequence[Example],
+    method: Method,
+    alternatives: Alternatives | None,
+    *,
+    num_steps: int,
 ) -> VirtualConcepts | None:
     """The virtual concepts of a method that has any, drawn between all that it trains on."""
     if not method.virtual_concepts:
@@ -92,4 +103,4 @@ def _virtual(
             f"captions have its concept word for word (the first: {examples[0].concept!r} in {examples[0].text!r}): "
             "set method.virtual_concepts=0"
         )
-    return VirtualConcepts(words=words, share=method.virtual_concepts)
+    return VirtualConcepts(words=words, share=method.virtual_concepts, until=ceil(VIRTUAL_PART * num_steps))

@@ -51,8 +51,10 @@ def explicit_set() -> EncodedSet:
     )
 
 
-def dealing(share: float | None, *, words: Words | None = None, rows_per_noise: int = 1, **changes) -> Batches:
-    virtual = None if share is None else VirtualConcepts(words=words or Words(), share=share)
+def dealing(
+    share: float | None, *, words: Words | None = None, until: int | None = None, rows_per_noise: int = 1, **changes
+) -> Batches:
+    virtual = None if share is None else VirtualConcepts(words=words or Words(), share=share, until=until)
     return dataclasses.replace(dealer(explicit_set(), **changes), virtual=virtual, rows_per_noise=rows_per_noise)
 
 
@@ -89,6 +91,14 @@ def test_without_virtual_concepts_and_with_a_share_of_0_the_embeddings_come_from
 def test_the_wanted_share_of_the_rows_is_virtual() -> None:
     found = torch.cat([numbers(dealing(0.4).at(step).text) for step in range(150)])
     assert (found >= LEAST).float().mean().item() == pytest.approx(0.4, abs=0.057)  # 1200 rows: 4 standard errors
+
+
+def test_the_share_falls_in_a_straight_line_to_nothing() -> None:
+    virtual = [numbers(dealing(0.8, until=600).at(step).text) >= LEAST for step in range(800)]
+    for first, share in ((0, 0.7), (150, 0.5), (300, 0.3), (450, 0.1)):  # 0.8, 0.6, 0.4 and 0.2 there, and the mean on
+        found = torch.cat(virtual[first : first + 150]).float().mean().item()
+        assert found == pytest.approx(share, abs=0.058)  # 1200 rows: 4 standard errors
+    assert not torch.cat(virtual[600:]).any()
 
 
 def test_nothing_changes_but_the_captions_embeddings_of_virtual_rows() -> None:
