@@ -94,6 +94,12 @@ def _virtual(
     known = {example.concept for example in examples}
     if alternatives is not None:
         known |= {pair.concept for pair in alternatives.pairs()}
+    if len(known) == 1:
+        raise ValueError(
+            f"every row is about {known.pop()!r}, and with method.virtual_concepts={method.virtual_concepts} what is "
+            "learned of it would hold for any other: for a single thing set method.virtual_concepts=0 and "
+            "lora=attention, which reads words"
+        )
     words = base.virtual_words(sorted(known))
     if not any(
         words.stands_in(row.concept, row.text) and words.stands_in(row.concept, row.explicit) for row in examples
