@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evenhand.method_benchmark.bars import RMS_GAP, Bar, Reached, reached, verdict
+from evenhand.method_benchmark.bars import OF_THE_TABLE, RMS_GAP, Bar, Reached, reached, verdict
 from evenhand.method_benchmark.measured import QUALITY, Cost, Measured
 from evenhand.method_benchmark.names import ADAPTER_ARM, BASE
 from evenhand.records import Guard
 from evenhand.stats.intervals import Interval
 from evenhand.stats.trainings import over_trainings
 
-TWO_SHARES = 2**0.5  # what the distance of two shares is multiplied by to be their gap
 HARMLESS = "no harm shown"
 
 Distances = Mapping[tuple[str, str, str], tuple[Interval, int]]  # by suite, attribute, competitor; the number of values
@@ -69,7 +68,7 @@ def summary_of(
         reached_by[BASE] = {
             key: _reached(key, bar, BASE, first[:1], distances, level=level)
             for key, bar in bars.items()
-            if bar.figure == RMS_GAP or BASE in first[0].bars.get(key, {})
+            if bar.figure in OF_THE_TABLE or BASE in first[0].bars.get(key, {})
         }
     return Summary(
         guards={name: _guards(runs, level=level) for name, runs in by_name.items()},
@@ -90,19 +89,20 @@ def _quality(runs: Sequence[Measured], *, level: float) -> dict[str, Interval]:
 
 def _reached(key: str, bar: Bar, name: str, runs: Sequence[Measured], distances: Distances, *, level: float) -> Reached:
     """What a competitor, or the base of its runs, reached of a bar."""
-    if bar.figure != RMS_GAP:
+    if bar.figure not in OF_THE_TABLE:
         arm = BASE if name == BASE else ADAPTER_ARM
         return reached(bar, [run.bars[key][arm] for run in runs], level=level)
     assert bar.attribute is not None
-    found = distances.get((bar.suite, bar.attribute, name))
-    if found is None:
+    distance = distances.get((bar.suite, bar.attribute, name))
+    if distance is None:
         return reached(bar, [], level=level)
-    rms, num_values = found
-    if num_values != 2:
+    rms, num_values = distance
+    if bar.figure == RMS_GAP and num_values != 2:
         raise ValueError(f"bar {bar.says!r}: rms_gap is of two values, and {bar.attribute} has {num_values}")
-    ends = [None if end is None else TWO_SHARES * end for end in (rms.value, rms.low, rms.high)]
-    gap = Interval(ends[0], ends[1], ends[2], f"the distance times the root of 2; {rms.how}")
-    return Reached(gap, verdict(bar, gap), len(runs))
+    factor = 2**0.5 if bar.figure == RMS_GAP else num_values**0.5 / 2
+    ends = [None if end is None else factor * end for end in (rms.value, rms.low, rms.high)]
+    found = Interval(ends[0], ends[1], ends[2], f"the distance times {factor:.3f}; {rms.how}")
+    return Reached(found, verdict(bar, found), len(runs))
 
 
 def _guards(runs: Sequence[Measured], *, level: float) -> tuple[GuardSummary, ...]:

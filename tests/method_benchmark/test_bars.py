@@ -211,3 +211,10 @@ def test_a_bar_of_the_benchmark_asks_for_what_its_case_measures(name: str) -> No
         assert bar.figure.partition(":")[2] in asked.attribute.values
     if bar.figure == RMS_GAP:
         assert len(asked.attribute.values) == 2
+
+
+@pytest.mark.parametrize("figure", ["rms_gap", "tv_bound"])
+def test_a_figure_of_the_table_needs_an_attribute_and_a_whole_suite(figure: str) -> None:
+    for wrong in ({}, {"attribute": "skin", "concept": "nurse"}, {"attribute": "skin", "arm": "shift"}):
+        with pytest.raises(ValueError, match=figure):
+            Bar(case="skin", says="it", figure=figure, suite="heldout", most=0.1, **wrong)

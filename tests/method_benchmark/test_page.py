@@ -20,6 +20,7 @@ from tests.method_benchmark.made import NUM_PROMPTS, a_run, drawn, estimate_row,
 BLUE, RED = (0x1B, 0x49, 0x65), (0xC1, 0x12, 0x1F)
 BARS = {
     "gap": Bar(case="occupations", says="gap", figure="rms_gap", suite="heldout", attribute="presentation", most=0.3),
+    "tv": Bar(case="occupations", says="tv", figure="tv_bound", suite="heldout", attribute="presentation", most=0.2),
     "women": Bar(case="occupations", says="women", figure="share:woman", suite="heldout", least=0.4, most=0.6),
 }
 ESTIMATES = (
@@ -100,6 +101,8 @@ def test_quality_and_bars_of_every_competitor_and_of_the_base(tmp_path: Path, on
     far = next(entry for entry in one.tables[0].entries if entry.competitor == "far")
     assert far.rms.value is not None
     assert f" {far.rms.value * 2**0.5:.3f} (" in gap  # two shares: |f1 - f2| is the root of 2 times the distance
+    tv = next(line for line in page.splitlines() if line.startswith("| tv (heldout) | at most 0.2 |"))
+    assert f" {far.rms.value / 2**0.5:.3f} (" in tv  # two shares: half of |f1 - f2|
 
 
 def test_where_ours_stands_is_said_in_front(tmp_path: Path) -> None:
