@@ -124,21 +124,20 @@ def test_virtual_concepts_of_a_set_whose_captions_never_name_them_are_refused_in
 ) -> None:
     data = tiny_set(tmp_path / "set")
     path = data / "train" / "metadata.jsonl"
-    others = {"mechanic": "white astronaut", "nurse": "old astronaut"}
-    write_jsonl_atomic(path, [{**row, "concept": others[row["concept"]]} for row in read_jsonl(path)])
+    write_jsonl_atomic(path, [{**row, "concept": f"old {row['concept']}"} for row in read_jsonl(path)])
     done = train(tmp_path, tiny_folder, data, "method=distill", "run_name=named")
     assert done.returncode == 2
-    assert "no row's two captions have its concept word for word (the first: 'white astronaut' in" in done.stderr
+    assert "no row's two captions have its concept word for word (the first: 'old " in done.stderr
     assert train(tmp_path, tiny_folder, data, "method=distill", "method.virtual_concepts=0").returncode == 0
 
 
 def test_a_set_about_a_single_thing_is_refused_where_it_would_be_learned_of_everything(tiny_folder, tmp_path) -> None:
     data = tiny_set(tmp_path / "set")
     path = data / "train" / "metadata.jsonl"
-    write_jsonl_atomic(path, [row for row in read_jsonl(path) if row["concept"] == "nurse"])
+    write_jsonl_atomic(path, [row for row in read_jsonl(path) if row["concept"] == "doctor"])
     done = train(tmp_path, tiny_folder, data, "method=distill", "run_name=single")
     assert done.returncode == 2
-    assert "every row is about 'nurse'" in done.stderr
+    assert "every row is about 'doctor'" in done.stderr
     assert "set method.virtual_concepts=0 and lora=attention" in done.stderr
     single = ["method=distill", "method.virtual_concepts=0", "method.rows_per_noise=1", "lora=attention"]
     assert train(tmp_path, tiny_folder, data, *single).returncode == 0
