@@ -29,8 +29,8 @@ Four things make it fast, and hold where nothing was trained:
   p_0(v | n) of its own, in either direction. Student and teacher need no image of it: at noisy ``x_t`` any image with
   the row's values will do. The share is that of the first step; it falls in a straight line to 0 at four fifths of
   them, so that the known concepts are fitted last.
-- For the same reason the method takes its adapter on self-attention alone (``lora=self_attention``): keys and values of
-  cross-attention read the words, and learn them by heart.
+- For the same reason the method takes its adapter on self-attention alone, which reads no words
+  (``lora=self_attention``).
 
 ``train.caption_dropout`` regresses the empty caption on the teachers too.
 
