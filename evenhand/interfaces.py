@@ -324,7 +324,8 @@ class Method(Protocol):
     that name their values, ``needs_encoders`` whether the VAE and the text encoders must stay in memory.
     ``training_readers`` are the names of readers in its loss: none of them can judge the adapter. ``max_rows`` is how
     many rows of a batch a process may take at once, None for as many as fit. ``rows_per_noise`` rows of one concept
-    share their noise and timestep, whatever their values. ``virtual_concepts`` is the share of rows whose concept is
+    share their noise and timestep, whatever their values; with ``coupled_noise`` their values say in which part of the
+    noise each is (`data/noise_coupling.py`). ``virtual_concepts`` is the share of rows whose concept is
     replaced by one that nobody knows, in both captions, at the first step; it falls to 0 (`training/batches.py`).
     """
 
@@ -335,6 +336,7 @@ class Method(Protocol):
     uses_explicit: bool
     max_rows: int | None
     rows_per_noise: int
+    coupled_noise: bool
     virtual_concepts: float
 
     def loss(self, base: LoadedBase, batch: Batch) -> LossTerms:

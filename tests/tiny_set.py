@@ -13,6 +13,7 @@ from PIL import Image
 from evenhand.data.batches import Batches, VirtualConcepts
 from evenhand.data.encoded import encode_set
 from evenhand.data.images import ImageSettings
+from evenhand.data.noise_coupling import NoiseCoupling
 from evenhand.data.rows import read_split
 from evenhand.data.timesteps import UNIFORM, Timesteps
 from evenhand.interfaces import LoadedBase, TextEmbedding
@@ -88,6 +89,7 @@ def tiny_batches(
     embed_text: Callable[[Sequence[str]], TextEmbedding] | None = None,
     explicit: bool = False,
     rows_per_noise: int = 1,
+    coupled_noise: bool = False,
     virtual_concepts: float = 0.0,
     timesteps: Timesteps = UNIFORM,
 ) -> Batches:
@@ -114,6 +116,7 @@ def tiny_batches(
         device=torch.device("cpu"),
         embed_text=embed_text,
         rows_per_noise=rows_per_noise,
+        coupling=NoiseCoupling.of(train) if coupled_noise else None,
         virtual=VirtualConcepts(words=base.virtual_words(CONCEPTS), share=virtual_concepts)
         if virtual_concepts
         else None,

@@ -54,12 +54,22 @@ def adamw(**changes: Any) -> AdamW:
 
 def curated(**changes: Any) -> Curated:
     """The method as conf/method/curated.yaml has it."""
-    return Curated(**{"preserve_weight": 1.0, "preserve_objective": "prediction", "min_snr_gamma": None, **changes})
+    return Curated(
+        **{
+            "preserve_weight": 1.0,
+            "preserve_objective": "prediction",
+            "min_snr_gamma": None,
+            "coupled_noise": False,
+            **changes,
+        }
+    )
 
 
 def distill(**changes: Any) -> Distill:
     """The method as conf/method/distill.yaml has it."""
-    return Distill(**{"preserve_weight": 1.0, "rows_per_noise": 2, "virtual_concepts": 0.5, **changes})
+    return Distill(
+        **{"preserve_weight": 1.0, "rows_per_noise": 2, "coupled_noise": True, "virtual_concepts": 0.5, **changes}
+    )
 
 
 class Remember:
@@ -104,6 +114,7 @@ class Stage:
             preserve_batch_size=self.settings.preserve_batch_size,
             caption_dropout=self.settings.caption_dropout,
             rows_per_noise=self.method.rows_per_noise,
+            coupled_noise=self.method.coupled_noise,
             virtual_concepts=self.method.virtual_concepts,
             explicit=self.method.uses_explicit,
             timesteps=timesteps,

@@ -35,7 +35,7 @@ class LoraSettings:
 
     rank: int
     alpha: float
-    targets: Literal["cross_attention_kv", "self_attention", "attention", "attention_feedforward", "all", "loaded"]
+    targets: Literal["cross_attention_kv", "attention", "attention_feedforward", "all", "loaded"]
     text_encoder: Literal["none", "attention", "attention_feedforward", "loaded"] = "none"
     variant: Literal["lora", "rslora", "dora"] = "lora"
     init: str = "kaiming"

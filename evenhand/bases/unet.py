@@ -13,16 +13,13 @@ from evenhand.interfaces import GeneratedImage, SamplingSettings
 if TYPE_CHECKING:
     import torch
 
-PROJECTIONS = r"\.(to_q|to_k|to_v|to_out\.0)"
-SELF_ATTENTION = r"\.attn1" + PROJECTIONS
-ATTENTION = r"\.attn[12]" + PROJECTIONS
+ATTENTION = r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 FEEDFORWARD = r"\.ff\.net\.(0\.proj|2)"
 AROUND_ATTENTION = r"\.attentions\.\d+\.(proj_in|proj_out)"
 RESNETS = r"\.resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)"
 RESIZERS = r"\.(downsamplers|upsamplers)\.\d+\.conv"
 PRESETS = {
     "cross_attention_kv": (r"\.attn2\.(to_k|to_v)",),
-    "self_attention": (SELF_ATTENTION,),
     "attention": (ATTENTION,),
     "attention_feedforward": (ATTENTION, FEEDFORWARD),
     "all": (ATTENTION, FEEDFORWARD, AROUND_ATTENTION, RESNETS, RESIZERS),

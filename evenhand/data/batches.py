@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from evenhand.data.augmentation import Alternatives, CaptionPair
 from evenhand.data.coupling import systematic
 from evenhand.data.encoded import EMPTY_CAPTION, EncodedSet
+from evenhand.data.noise_coupling import NoiseCoupling
 from evenhand.data.order import step_rows
 from evenhand.data.rows import TRAIN
 from evenhand.data.timesteps import UNIFORM, Timesteps
@@ -80,12 +81,13 @@ class Batches:
 
     The timesteps of a batch are stratified: row i of B draws from the i-th of B parts of the schedule, which
     ``timesteps`` make equally likely. With ``rows_per_noise`` above 1, so many neighbours among the train rows have one
-    concept, and share everything that is drawn but their image (`coupling.py`). With ``virtual``, a share
-    of the train rows has a virtual concept; the set then has explicit captions. With
-    ``alternatives``, other pairs of captions take the place of some train rows' own (`augmentation.py`). With
-    ``noise_offset`` each channel of a train row's noise is shifted by so much of a normal draw (Guttenberg 2023,
-    "Diffusion with offset noise"); preserve rows keep the noise that sampling begins with. Where the text encoders are
-    trained, ``embed_text`` embeds the captions of each batch, with gradients.
+    concept, and share everything that is drawn but their image (`coupling.py`). With ``coupling``, the noise of train
+    rows is moved into the parts of their values (`noise_coupling.py`). With ``virtual``, a share of the train rows has
+    a virtual concept; the set then has explicit captions. With ``alternatives``, other pairs of captions take the place
+    of some train rows' own (`augmentation.py`). With ``noise_offset`` each channel of a train row's noise is shifted by
+    so much of a normal draw (Guttenberg 2023, "Diffusion with offset noise"); preserve rows keep the noise that
+    sampling begins with. Where the text encoders are trained, ``embed_text`` embeds the captions of each batch, with
+    gradients.
     """
 
     train: EncodedSet
@@ -99,6 +101,7 @@ class Batches:
     device: torch.device
     embed_text: Callable[[Sequence[str]], TextEmbedding] | None = None
     rows_per_noise: int = 1
+    coupling: NoiseCoupling | None = None
     virtual: VirtualConcepts | None = None
     alternatives: Alternatives | None = None
     timesteps: Timesteps = UNIFORM
@@ -180,6 +183,8 @@ class Batches:
             even = (place // together + share) * together / batch_size
             timesteps.append(int(self.num_train_timesteps * self.timesteps.share(even)))
             drawn_2CHW = torch.randn((2, *shape), generator=generator)
+            if self.coupling is not None and is_train:
+                drawn_2CHW[1] = self.coupling.moved(drawn_2CHW[1], row)
             if offset:
                 drawn_2CHW[1] += offset * torch.randn((shape[0], 1, 1), generator=generator)
             noises.append(drawn_2CHW)

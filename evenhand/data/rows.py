@@ -101,6 +101,18 @@ def check_split(split: Split, *, base: Base, num_processes: int) -> None:
     base.check_captions(sorted({example.text for example in split.examples}), where=str(path))
 
 
+def check_labels(split: Split) -> None:
+    """Raise ValueError unless all rows have labels of the same attributes, with whose values noise is coupled."""
+    path, first = split.folder / METADATA_NAME, split.examples[0]
+    for example in split.examples:
+        if not example.labels or sorted(example.labels) != sorted(first.labels):
+            raise ValueError(
+                f"{path}: row {example.file_name} has labels of {', '.join(sorted(example.labels)) or 'nothing'}, and "
+                f"{first.file_name} of {', '.join(sorted(first.labels)) or 'nothing'}: noise is coupled with values, "
+                "which all rows then need; write them, or set method.coupled_noise=false"
+            )
+
+
 def check_explicit(split: Split, *, base: Base, method: str) -> None:
     """Raise ValueError unless each row has an explicit caption, and the base reads it whole.
 

@@ -266,9 +266,11 @@ def _matrix(distances: Sequence[Mapping[str, float]], prompts: Sequence[str]) ->
 
 
 def _sampling(noises: Sequence[Mapping[str, float]], prompts: Sequence[str]) -> float:
-    """The variance that sampling images alone gives to the mean over trainings and prompts."""
-    count = len(noises) * len(prompts)
-    return sum(noise[prompt] for noise in noises for prompt in prompts) / count**2
+    """The variance that sampling images alone gives to the mean over trainings and prompts.
+
+    All trainings are measured from the same noise, so it does not get less with their number.
+    """
+    return sum(noise[prompt] for noise in noises for prompt in prompts) / (len(noises) * len(prompts) ** 2)
 
 
 def _is_tied(behind: Interval, num_prompts: int) -> bool:

@@ -77,7 +77,7 @@ class Align:
     """
 
     name = "align"
-    uses_explicit = False
+    uses_explicit = coupled_noise = False
     rows_per_noise = 1
     virtual_concepts = 0.0
     needs_encoders = True

@@ -17,6 +17,9 @@ min(SNR, gamma) / (SNR + 1) for v. It takes weight from the noisy timesteps, whe
 for debiasing it is off unless asked for. Where the SNR is 0, at the end of a schedule with zero terminal SNR, the
 weights are the limits of the two formulas: 1 and 0.
 
+With ``coupled_noise`` the values of a row say in which part of the noise its noise lies (`data/noise_coupling.py`), and
+the adapter learns that noise decides, as `distill.py` explains; off, it is the plain loss.
+
 Letters: B batch, P preserve rows, C channels, H height, W width; 6 the size conditioning of SDXL.
 """
 
@@ -50,6 +53,7 @@ class Curated:
         preserve_weight: float,
         preserve_objective: Literal["prediction", "images"],
         min_snr_gamma: float | None,
+        coupled_noise: bool,
     ) -> None:
         if preserve_weight < 0:
             raise ValueError(f"preserve_weight must be >= 0, got {preserve_weight} (method.preserve_weight)")
@@ -60,6 +64,7 @@ class Curated:
         self.preserve_weight = preserve_weight
         self.preserve_objective = preserve_objective
         self.min_snr_gamma = min_snr_gamma
+        self.coupled_noise = coupled_noise
         self.uses_preserve = preserve_weight > 0
 
     def loss(self, base: LoadedBase, batch: Batch) -> LossTerms:

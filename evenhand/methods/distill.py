@@ -18,19 +18,24 @@ variance around ``e_0(x_t, n+v)`` is 4 times (at the noisy end of tinytown's sch
 the squared distance between ``e_0(x_t, n+v)`` and ``e_0(x_t, n)``, which is what there is to learn. Here all that is
 left is the variance of the teachers. No reader takes part.
 
-Four things make it fast, and hold where nothing was trained:
+Five things make it fast, and hold where nothing was trained:
 
 - Where an image's value is plain, at low noise, the base answers alike under ``n`` and ``n+v``, and there is nothing to
   learn: ``timesteps=noisy`` draws noisy timesteps more often.
 - Where ``x_t`` is nearly noise, a row's teacher hangs on the value that it happens to have. ``rows_per_noise`` rows of
   one concept, with its values spread evenly, share noise and timestep, and that error cancels (`data/coupling.py`).
+- **Noise decides.** At the noisy end p(v | x_t) is pi_v, so the adapter must answer with a mean of the teachers in
+  which each word's own lean is cancelled, and what is left of the lean of a word that it does not know moves the
+  shares.
+  With ``coupled_noise`` a row's value says in which part of the noise its noise lies (`data/noise_coupling.py`), so
+  p(v | x_t) is near 0 or 1 from the first step on, and the adapter answers with one teacher, the same for all words: a
+  deterministic sampler follows the base's own path under n+v. That asks more of an adapter than a mean does: it must
+  see the noise, for which it takes convolutions (``lora=all``).
 - An adapter learns a list of concepts before it learns what they have in common. In a share ``virtual_concepts`` of the
   rows the concept is a word that nobody knows (`bases/virtual_words.py`), in ``n`` and ``n+v`` alike, with a prior
   p_0(v | n) of its own, in either direction. Student and teacher need no image of it: at noisy ``x_t`` any image with
   the row's values will do. The share is that of the first step; it falls in a straight line to 0 at four fifths of
   them, so that the known concepts are fitted last.
-- For the same reason the method takes its adapter on self-attention alone, which reads no words
-  (``lora=self_attention``).
 
 ``train.caption_dropout`` regresses the empty caption on the teachers too.
 
@@ -64,7 +69,9 @@ class Distill:
     training_readers: tuple[str, ...] = ()
     max_rows: int | None = None
 
-    def __init__(self, *, preserve_weight: float, rows_per_noise: int, virtual_concepts: float) -> None:
+    def __init__(
+        self, *, preserve_weight: float, rows_per_noise: int, coupled_noise: bool, virtual_concepts: float
+    ) -> None:
         if preserve_weight < 0:
             raise ValueError(f"preserve_weight must be >= 0, got {preserve_weight} (method.preserve_weight)")
         if rows_per_noise < 1:
@@ -72,6 +79,7 @@ class Distill:
         if not 0 <= virtual_concepts <= 1:
             raise ValueError(f"virtual_concepts must be in [0, 1], got {virtual_concepts} (method.virtual_concepts)")
         self.rows_per_noise = rows_per_noise
+        self.coupled_noise = coupled_noise
         self.virtual_concepts = virtual_concepts
         self.preserve_weight = preserve_weight
         self.uses_preserve = preserve_weight > 0

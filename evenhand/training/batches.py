@@ -11,6 +11,7 @@ from evenhand.data.augmentation import Alternatives, CaptionAugmentation
 from evenhand.data.batches import Batches, VirtualConcepts
 from evenhand.data.encoded import encode_set
 from evenhand.data.images import ImageSettings
+from evenhand.data.noise_coupling import NoiseCoupling
 from evenhand.data.rows import TRAIN, Split
 from evenhand.data.timesteps import Timesteps
 from evenhand.interfaces import LoadedBase, Method, TextEmbedding
@@ -69,6 +70,7 @@ def make_batches(
         preserve_batch_size=settings.preserve_batch_size,
         caption_dropout=settings.caption_dropout,
         rows_per_noise=method.rows_per_noise,
+        coupling=NoiseCoupling.of(encoded[TRAIN]) if method.coupled_noise else None,
         virtual=virtual,
         alternatives=alternatives,
         timesteps=timesteps,
@@ -97,8 +99,7 @@ def _virtual(
     if len(known) == 1:
         raise ValueError(
             f"every row is about {known.pop()!r}, and with method.virtual_concepts={method.virtual_concepts} what is "
-            "learned of it would hold for any other: for a single thing set method.virtual_concepts=0 and "
-            "lora=attention, which reads words"
+            "learned of it would hold for any other: for a single thing set method.virtual_concepts=0"
         )
     words = base.virtual_words(sorted(known))
     if not any(

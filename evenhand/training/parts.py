@@ -16,7 +16,7 @@ from evenhand.adapters.settings import LoraSettings
 from evenhand.data.augmentation import CaptionAugmentation, CaptionPair
 from evenhand.data.batches import Batches
 from evenhand.data.images import ImageSettings
-from evenhand.data.rows import Split, check_explicit, check_split
+from evenhand.data.rows import Split, check_explicit, check_labels, check_split
 from evenhand.data.timesteps import Timesteps
 from evenhand.evaluation.overlap import write_captions
 from evenhand.files import read_jsonl
@@ -117,6 +117,8 @@ class Training:
             check_explicit(splits["train"], base=self.base, method=self.method.name)
             if self.augmentation is not None:
                 self.augmentation.check(splits["train"].examples, base=self.base)
+        if not isinstance(self.method, DirectMethod) and self.method.coupled_noise:
+            check_labels(splits["train"])
         if self.calibration is not None:
             if isinstance(self.method, DirectMethod | SamplingMethod):
                 raise ValueError(

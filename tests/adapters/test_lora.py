@@ -136,7 +136,7 @@ def test_settings_that_make_no_sense_are_refused_with_their_value(field) -> None
 
 def test_an_unknown_preset_is_refused_with_the_choices(sd) -> None:
     with pytest.raises(
-        ValueError, match="unknown LoRA targets 'atention'; choose one of cross_attention_kv, self_attention"
+        ValueError, match="unknown LoRA targets 'atention'; choose one of cross_attention_kv, attention"
     ):
         attach(sd, settings("atention"), seed=0)
 

@@ -119,7 +119,6 @@ def test_presets_touch_the_modules_that_the_block_lists_have(name) -> None:
     layers = NUM_LAYERS[name]
     assert counts == {
         "cross_attention_kv": 2 * layers,
-        "self_attention": 4 * layers,
         "attention": 8 * layers,
         "attention_feedforward": 10 * layers,
     }

@@ -61,6 +61,7 @@ def batches(sd, method, tiny_set_folder, tmp_path) -> Batches:
         preserve_batch_size=kept,
         explicit=method.uses_explicit,
         rows_per_noise=method.rows_per_noise,
+        coupled_noise=method.coupled_noise,
         virtual_concepts=method.virtual_concepts,
     )
 

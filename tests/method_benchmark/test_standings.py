@@ -153,10 +153,18 @@ def test_where_no_two_prompts_differ_there_is_no_interval_and_still_an_order() -
     assert {entry.competitor for entry in table.entries if entry.tied} == {"a", "c"}
 
 
-def test_prompts_that_are_equal_by_accident_still_have_the_noise_of_their_images() -> None:
-    """Variance 0.02 a prompt; half of it counts at least: the t interval over three prompts that it makes, by scipy."""
+@pytest.mark.parametrize("num_trainings", [1, 3])
+def test_prompts_that_are_equal_by_accident_still_have_the_noise_of_their_images(num_trainings: int) -> None:
+    """Variance 0.02 a prompt; half of it counts at least: the t interval over three prompts that it makes, by scipy.
+
+    Three trainings measured from the same noise have it too, and not a third of it.
+    """
     ids = [str(number) for number in range(4)]
-    runs = [drawn(name, 0, np.full(4, score), ids, noise=0.02) for name, score in (("a", 0.0), ("b", 0.1))]
+    runs = [
+        drawn(name, seed, np.full(4, score), ids, noise=0.02)
+        for name, score in (("a", 0.0), ("b", 0.1))
+        for seed in range(num_trainings)
+    ]
     table = the_table(runs)
     by_name = {entry.competitor: entry for entry in table.entries}
     half = stats.t.ppf(0.975, 3) * (0.02 / 2 / 4) ** 0.5

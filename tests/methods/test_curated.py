@@ -18,7 +18,9 @@ TIMESTEPS = [20, 400, 950]
 
 
 def method(preserve_weight: float = 0.5, gamma: float | None = None, objective: str = "prediction") -> Curated:
-    return Curated(preserve_weight=preserve_weight, preserve_objective=objective, min_snr_gamma=gamma)
+    return Curated(
+        preserve_weight=preserve_weight, preserve_objective=objective, min_snr_gamma=gamma, coupled_noise=False
+    )
 
 
 def batch_for(base, *, preserve: bool = True) -> Batch:

@@ -119,6 +119,21 @@ def test_what_does_not_fit_the_method_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("labels", [{}, {"skin": "dark"}])
+def test_noise_cannot_be_coupled_with_values_that_some_rows_lack(tiny_folder, tmp_path, labels) -> None:
+    data = tiny_set(tmp_path / "set")
+    path = data / "train" / "metadata.jsonl"
+    rows = read_jsonl(path)
+    write_jsonl_atomic(path, [*rows[:-1], {**rows[-1], "labels": labels}])
+    done = train(tmp_path, tiny_folder, data, "method=distill", "run_name=coupled")
+    assert done.returncode == 2
+    name = rows[-1]["file_name"]
+    message = f"row {name} has labels of {', '.join(labels) or 'nothing'}, and {rows[0]['file_name']} of presentation"
+    assert f"{message}: noise is coupled with values, which all rows then need" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    assert train(tmp_path, tiny_folder, data, "method=distill", "method.coupled_noise=false").returncode == 0
+
+
 def test_virtual_concepts_of_a_set_whose_captions_never_name_them_are_refused_in_one_line(
     tiny_folder, tmp_path
 ) -> None:
@@ -138,6 +153,6 @@ def test_a_set_about_a_single_thing_is_refused_where_it_would_be_learned_of_ever
     done = train(tmp_path, tiny_folder, data, "method=distill", "run_name=single")
     assert done.returncode == 2
     assert "every row is about 'doctor'" in done.stderr
-    assert "set method.virtual_concepts=0 and lora=attention" in done.stderr
-    single = ["method=distill", "method.virtual_concepts=0", "method.rows_per_noise=1", "lora=attention"]
+    assert "for a single thing set method.virtual_concepts=0" in done.stderr
+    single = ["method=distill", "method.virtual_concepts=0", "method.rows_per_noise=1"]
     assert train(tmp_path, tiny_folder, data, *single).returncode == 0

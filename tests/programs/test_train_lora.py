@@ -123,7 +123,7 @@ def _tensors(path: Path) -> bytes:
         (["train.batch_size=3", "train.grad_accumulation=2"], "make it a multiple of 2"),
         (["train.preserve_batch_size=0"], "the method needs preserve rows"),
         (["base.model=/nowhere"], "model folder '/nowhere' does not exist"),
-        (["lora.targets=atention"], "lora.targets must be one of cross_attention_kv, self_attention,"),
+        (["lora.targets=atention"], "lora.targets must be one of cross_attention_kv, attention,"),
     ],
 )
 @pytest.mark.slow

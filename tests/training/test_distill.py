@@ -60,8 +60,12 @@ def test_batches_computed_in_parts_give_the_same_adapter(stage, tmp_path) -> Non
         torch.testing.assert_close(after[name], value, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("changed", [{"virtual_concepts": 0.0}, {"rows_per_noise": 1}], ids=["virtual", "shared"])
-def test_virtual_concepts_and_shared_noise_change_what_is_learned(stage, tmp_path, changed) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [{"virtual_concepts": 0.0}, {"rows_per_noise": 1}, {"coupled_noise": False}],
+    ids=["virtual", "shared", "coupled"],
+)
+def test_virtual_concepts_and_shared_and_coupled_noise_change_what_is_learned(stage, tmp_path, changed) -> None:
     one, other, again = stage(steps=2), stage(steps=2, method=distill(**changed)), stage(steps=2)
     for name, each in (("one", one), ("other", other), ("again", again)):
         each.run(tmp_path / name)
