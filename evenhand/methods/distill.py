@@ -26,11 +26,10 @@ Five things make it fast, and hold where nothing was trained:
   one concept, with its values spread evenly, share noise and timestep, and that error cancels (`data/coupling.py`).
 - **Noise decides.** At the noisy end p(v | x_t) is pi_v, so the adapter must answer with a mean of the teachers in
   which each word's own lean is cancelled, and what is left of the lean of a word that it does not know moves the
-  shares.
-  With ``coupled_noise`` a row's value says in which part of the noise its noise lies (`data/noise_coupling.py`), so
-  p(v | x_t) is near 0 or 1 from the first step on, and the adapter answers with one teacher, the same for all words: a
-  deterministic sampler follows the base's own path under n+v. That asks more of an adapter than a mean does: it must
-  see the noise, for which it takes convolutions (``lora=all``).
+  shares. With ``coupled_noise`` a row's value says in which part of the noise its noise lies
+  (`data/noise_coupling.py`), so p(v | x_t) is near 0 or 1 from the first step on, and the adapter is to answer with one
+  teacher, the same for all words. That asks more of it than a mean does, hence ``lora=all``: LoRA on self-attention
+  alone hardly learned it. Which of the other layers it takes was not measured.
 - An adapter learns a list of concepts before it learns what they have in common. In a share ``virtual_concepts`` of the
   rows the concept is a word that nobody knows (`bases/virtual_words.py`), in ``n`` and ``n+v`` alike, with a prior
   p_0(v | n) of its own, in either direction. Student and teacher need no image of it: at noisy ``x_t`` any image with
