@@ -92,6 +92,7 @@ class Benchmark:
     train: tuple[str, ...]
     of_method: Mapping[str, Sequence[str]] | None
     of_arm: Mapping[str, Sequence[str]] | None
+    of_case: Mapping[str, Sequence[str]] | None
     evaluate: tuple[str, ...]
     evaluation_seed: int
     level: float
@@ -122,6 +123,7 @@ class Benchmark:
         _known("of_method", self.of_method or (), [*methods, *_in_cases(cases(), methods)])
         _known("seeds_of", self.seeds_of or (), [*methods, *_in_cases(cases(), methods)])
         _known("of_arm", self.of_arm or (), [*arms, *_in_cases(cases(), arms)])
+        _known("of_case", self.of_case or (), cases())
         _known("bars", [bar.case for bar in self.bars.values()], cases())
         self._check_overrides()
         if self.num_processes < 1:
@@ -143,6 +145,7 @@ class Benchmark:
         lists: dict[str, Sequence[object]] = {"build": self.build, "train": self.train, "evaluate": self.evaluate}
         lists |= {f"of_method.{name}": found for name, found in (self.of_method or {}).items()}
         lists |= {f"of_arm.{name}": found for name, found in (self.of_arm or {}).items()}
+        lists |= {f"of_case.{name}": found for name, found in (self.of_case or {}).items()}
         for name, found in lists.items():
             wrong = [one for one in found if not isinstance(one, str) or ("=" not in one and not one.startswith("~"))]
             if isinstance(found, str) or wrong:
@@ -202,6 +205,7 @@ class Benchmark:
                 f"seed={self.evaluation_seed}",
                 f"num_processes={self.num_processes}",
                 *self.evaluate,
+                *(self.of_case or {}).get(run.case, ()),
                 *what,
             ),
             folder=run.folder,

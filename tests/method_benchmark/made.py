@@ -123,6 +123,7 @@ def the_benchmark(home: Path, **changes: Any) -> Benchmark:
         "train": (),
         "of_method": None,
         "of_arm": None,
+        "of_case": None,
         "evaluate": (),
         "evaluation_seed": 0,
         "level": 0.95,

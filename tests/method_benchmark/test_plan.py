@@ -49,6 +49,20 @@ def test_overrides_of_a_competitor_come_last_and_those_of_a_case_after_them() ->
     assert steps == ["train.steps=9", "train.steps=8", "train.steps=7"]
 
 
+def test_overrides_of_a_case_reach_all_its_measurements_and_no_other_case() -> None:
+    made = from_config(
+        "cases=[occupations,market]", "methods=[curated]", "arms=[prompt_rewrite]", "seeds=[0]",
+        'evaluate=["scorer=none"]', 'of_case={occupations:["tier=certify"],skin:["tier=quick"]}',
+    )  # fmt: skip
+    said = {f"{run.case}/{run.competitor.name}": made.steps(run)[-1].overrides for run in made.runs}
+    assert all("scorer=none" in overrides for overrides in said.values())
+    assert [name for name, overrides in said.items() if "tier=certify" in overrides] == [
+        "occupations/curated",
+        "occupations/prompt_rewrite",
+    ]
+    assert not any("tier=quick" in overrides for overrides in said.values())
+
+
 def test_what_is_said_of_a_case_that_is_not_asked_for_is_no_mistake() -> None:
     made = from_config(
         "cases=[occupations]", "methods=[curated]", "arms=[none]", 'of_method={market/curated:["train.steps=7"]}'
@@ -94,6 +108,8 @@ def test_a_call_runs_the_pieces_that_it_names_of_the_same_benchmark(only: str, c
         ("arms=[adapted]", "unknown 'adapted'"),
         ("of_method={nowhere/curated:[]}", "unknown 'nowhere/curated'"),
         ("of_method={curated:[{train.steps:3}]}", "of_method.curated must be overrides such as"),
+        ("of_case={nowhere:[]}", "of_case: unknown 'nowhere'"),
+        ("of_case={market:[{tier:quick}]}", "of_case.market must be overrides such as"),
         ("train=[steps]", "train must be overrides such as"),
         ("seeds_of={curated:[]}", "seeds_of.curated must be one or more different ones"),
         ("seeds_of={curated:1}", "seeds_of.curated must be a list, got 1"),
