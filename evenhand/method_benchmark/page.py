@@ -40,8 +40,10 @@ def write_page(content: Content, place: Path) -> None:
         "command": content.command,
         "level": benchmark.level,
         "ours": benchmark.ours,
+        "ours_in": dict(benchmark.ours_in or {}),
         "budget_seconds": benchmark.budget_seconds,
         "missing": content.missing,
+        "without": list(benchmark.without),
     }
     cases = [
         {
@@ -85,28 +87,32 @@ def markdown(content: Content, place: Path) -> str:
         parts.append(
             f"**{len(content.missing)} of {len(benchmark.runs)} runs are missing**, and named with their case."
         )
+    if benchmark.without:
+        parts.append(f"No part of it, by choice: {', '.join(benchmark.without)}.")
     if benchmark.ours is not None:
-        parts += ["## Where our method stands", _overview(content, benchmark.ours)]
+        parts += ["## Where our method stands", _overview(content)]
     for one in content.standings:
         parts += _case(content, one, place)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _overview(content: Content, ours: str) -> str:
+def _overview(content: Content) -> str:
     """A line for each case: how near our method is, who is as near, its guards, and the bars that it meets."""
-    heads = ["case", "n", "headline", f"distance of {ours}", "stands", "guards", "bars met"]
+    heads = ["case", "method", "n", "headline", "distance", "stands", "guards", "bars met"]
     rows = []
     for one in content.standings:
-        table = one.main_table
+        table, ours = one.main_table, content.benchmark.ours_of(one.case)
+        assert ours is not None, "the page of a benchmark without a method of its own has no overview"
         entry = None if table is None else next((e for e in table.entries if e.competitor == ours), None)
         if table is None or entry is None:
-            rows.append([one.case, "0", NONE, NONE, "not measured", NONE, NONE])
+            rows.append([one.case, ours, "0", NONE, NONE, "not measured", NONE, NONE])
             continue
         bars = one.summary.bars.get(ours, {}).values()
         met = sum(bar.verdict in (MET, MET_UNSURE) for bar in bars)
         rows.append(
             [
                 one.case,
+                ours,
                 str(entry.num_trainings),
                 f"{table.attribute}, {table.suite}",
                 interval_text(entry.rms),

@@ -84,7 +84,9 @@ class Benchmark:
     seeds: tuple[int, ...]
     seeds_of: Mapping[str, Sequence[int]] | None
     ours: str | None
+    ours_in: Mapping[str, str] | None
     only: tuple[str, ...]
+    without: tuple[str, ...]
     bars: Mapping[str, Bar]
     num_processes: int
     budget_seconds: float
@@ -135,7 +137,14 @@ class Benchmark:
         if not self.competitors:
             raise ValueError("nothing to compare: methods and arms are both [none]")
         _known("ours", () if self.ours is None else (self.ours,), methods)
-        _known("only", self.only, list(dict.fromkeys(piece for run in self.runs for piece in run.pieces)))
+        if self.ours_in and self.ours is None:
+            raise ValueError(
+                "ours_in is for cases where it is another than ours, which is null: name one for the others"
+            )
+        _known("ours_in", self.ours_in or (), cases())
+        _known("ours_in", (self.ours_in or {}).values(), methods)
+        _known("without", self.without, _pieces(self._all_runs()))
+        _known("only", self.only, _pieces(self.runs))
 
     def _seed_lists(self) -> tuple[tuple[str, Sequence[int]], ...]:
         return tuple((f"seeds_of.{name}", seeds) for name, seeds in (self.seeds_of or {}).items())
@@ -163,6 +172,9 @@ class Benchmark:
     @property
     def runs(self) -> tuple[Run, ...]:
         """Every run: seed by seed, so that a benchmark that was stopped has compared all there are with few seeds."""
+        return tuple(run for run in self._all_runs() if not set(run.pieces) & set(self.without))
+
+    def _all_runs(self) -> list[Run]:
         found = []
         for case in self.cases:
             seeds_of = {one: self._seeds(one, case) for one in self.competitors}
@@ -171,11 +183,11 @@ class Benchmark:
                     if place < len(seeds):
                         folder = self._folder(one, case, seeds[place])
                         found.append(Run(competitor=one, case=case, seed=seeds[place], folder=folder))
-        return tuple(found)
+        return found
 
     @property
     def chosen(self) -> tuple[Run, ...]:
-        """The runs of this call: all, or those that are named in ``only``."""
+        """The runs of this call: all of them, or those that are named in ``only``."""
         return tuple(run for run in self.runs if not self.only or set(run.pieces) & set(self.only))
 
     def _seeds(self, competitor: Competitor, case: str) -> Sequence[int | None]:
@@ -188,6 +200,10 @@ class Benchmark:
     def _folder(self, competitor: Competitor, case: str, seed: int | None) -> Path:
         name = competitor.name if seed is None else f"{competitor.name}-s{seed}"
         return self.run_folder / case / name
+
+    def ours_of(self, case: str) -> str | None:
+        """The method of which the page says where it stands in a case."""
+        return (self.ours_in or {}).get(case, self.ours)
 
     def steps(self, run: Run) -> tuple[Step, ...]:
         """What makes a run, in order: a set, a training and a measurement, or a measurement alone."""
@@ -272,6 +288,10 @@ def _known(what: str, names: Iterable[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"{what}: unknown {name!r}; choose from {', '.join(known)}")
+
+
+def _pieces(runs: Iterable[Run]) -> list[str]:
+    return list(dict.fromkeys(piece for run in runs for piece in run.pieces))
 
 
 def _in_cases(cases: Sequence[str], names: Sequence[str]) -> list[str]:

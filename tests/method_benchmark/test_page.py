@@ -82,6 +82,14 @@ def test_what_is_missing_stands_with_its_case_and_in_front(tmp_path: Path, one: 
     assert "market" not in page.split("## occupations")[1]
 
 
+def test_what_is_left_out_by_choice_is_said_and_is_not_missing(tmp_path: Path, one: Standing) -> None:
+    whole = markdown(content(tmp_path, one), tmp_path / "page.md")
+    part = markdown(content(tmp_path, one, without=("occupations/curated-s1",)), tmp_path / "page.md")
+    assert "by choice" not in whole
+    assert "No part of it, by choice: occupations/curated-s1." in part
+    assert "**2 of 2 runs are missing**" in part
+
+
 def test_costs_are_told_with_the_budget_and_what_nobody_knows(tmp_path: Path, one: Standing) -> None:
     page = markdown(content(tmp_path, one), tmp_path / "page.md")
     near, far = line_of(page, "near", "Cost"), line_of(page, "far", "Cost")
@@ -110,12 +118,18 @@ def test_where_ours_stands_is_said_in_front(tmp_path: Path) -> None:
     first = [drawn("curated", seed, rng.normal(0.0, 0.01, NUM_PROMPTS), ids) for seed in range(3)]
     second = [drawn("distill", seed, rng.normal(0.4, 0.01, NUM_PROMPTS), ids) for seed in range(3)]
     found = standing("occupations", [*first, *second], bars={}, level=0.95)
-    for ours, said in (("curated", "all: ahead; guards held: ahead"), ("distill", "all: behind curated")):
-        benchmark = the_benchmark(tmp_path, methods=("curated", "distill"), ours=ours)
+    ahead, behind = "all: ahead; guards held: ahead", "all: behind curated"
+    for ours, ours_in, method, said in (
+        ("curated", None, "curated", ahead),
+        ("distill", None, "distill", behind),
+        ("distill", {"market": "curated"}, "distill", behind),
+        ("distill", {"occupations": "curated"}, "curated", ahead),
+    ):
+        benchmark = the_benchmark(tmp_path, methods=("curated", "distill"), ours=ours, ours_in=ours_in)
         page = markdown(
             Content(benchmark=benchmark, standings=(found,), missing={}, command="python x"), tmp_path / "page.md"
         )
-        line = next(line for line in page.splitlines() if line.startswith("| occupations | 3 |"))
+        line = next(line for line in page.splitlines() if line.startswith(f"| occupations | {method} | 3 |"))
         assert said in line
         assert "all held" in line
 

@@ -101,6 +101,22 @@ def test_a_call_runs_the_pieces_that_it_names_of_the_same_benchmark(only: str, c
     assert made.runs == from_config(*both).runs == from_config(*both).chosen
 
 
+def test_what_the_benchmark_is_without_is_neither_run_nor_missing() -> None:
+    both = ("cases=[occupations,market]", "methods=[curated,distill]", "arms=[prompt_rewrite]", "seeds=[0,1]")
+    made = from_config(*both, "without=[market/distill,occupations/curated-s1,occupations/prompt_rewrite]")
+    found = [f"{run.case}/{run.folder.name}" for run in made.runs]
+    assert found == [
+        "occupations/curated-s0",
+        "occupations/distill-s0",
+        "occupations/distill-s1",
+        "market/curated-s0",
+        "market/prompt_rewrite",
+        "market/curated-s1",
+    ]
+    with pytest.raises(ValueError, match="only: unknown 'market/distill'"):
+        from_config(*both, "without=[market/distill]", "only=[market/distill]")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -117,7 +133,9 @@ def test_a_call_runs_the_pieces_that_it_names_of_the_same_benchmark(only: str, c
         ("seeds_of={magic:[1]}", "unknown 'magic'"),
         ("methods=[curated,curated]", "methods must be different ones"),
         ("only=[market]", "only: unknown 'market'"),
+        ("without=[market]", "without: unknown 'market'"),
         ("ours=magic", "ours: unknown 'magic'"),
+        ("ours_in={market:curated}", "name one for the others"),
         ("budget_seconds=0", "budget_seconds must be > 0"),
         ("cases=[demo,nothing]", "conf/experiment/nothing_build.yaml"),
         ("seeds=[0,0]", "seeds must be one or more different ones"),
@@ -126,6 +144,14 @@ def test_a_call_runs_the_pieces_that_it_names_of_the_same_benchmark(only: str, c
 def test_what_is_not_there_is_refused_with_what_is(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_config(override)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"), [("{nowhere:curated}", "ours_in: unknown 'nowhere'"), ("{market:magic}", "unknown 'magic'")]
+)
+def test_ours_in_names_cases_and_methods(said: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_config("ours=distill", f"ours_in={said}")
 
 
 def test_the_founding_cases_are_cases() -> None:
