@@ -137,13 +137,10 @@ class Benchmark:
         if not self.competitors:
             raise ValueError("nothing to compare: methods and arms are both [none]")
         _known("ours", () if self.ours is None else (self.ours,), methods)
-        if self.ours_in and self.ours is None:
-            raise ValueError(
-                "ours_in is for cases where it is another than ours, which is null: name one for the others"
-            )
         _known("ours_in", self.ours_in or (), cases())
         _known("ours_in", (self.ours_in or {}).values(), methods)
-        _known("without", self.without, _pieces(self._all_runs()))
+        of_any_case = [*cases(), *_in_cases(cases(), [*methods, *arms])]
+        _known("without", self.without, list(dict.fromkeys([*of_any_case, *_pieces(self._all_runs())])))
         _known("only", self.only, _pieces(self.runs))
 
     def _seed_lists(self) -> tuple[tuple[str, Sequence[int]], ...]:
@@ -202,8 +199,8 @@ class Benchmark:
         return self.run_folder / case / name
 
     def ours_of(self, case: str) -> str | None:
-        """The method of which the page says where it stands in a case."""
-        return (self.ours_in or {}).get(case, self.ours)
+        """The method of which the page says where it stands in a case; None where it says nothing of that."""
+        return None if self.ours is None else (self.ours_in or {}).get(case, self.ours)
 
     def steps(self, run: Run) -> tuple[Step, ...]:
         """What makes a run, in order: a set, a training and a measurement, or a measurement alone."""
