@@ -86,8 +86,8 @@ class LoadedBase(Protocol):
     to it. ``encoders_fingerprint`` is that of the VAE and the text encoders, to which cached latents and text
     embeddings are bound. ``num_train_timesteps`` bounds the timesteps, ``resolution_px`` is the side of the images that
     the base was trained on, ``size_step_px`` the step in which an image's sides may grow, ``prediction_type`` is
-    ``epsilon`` or ``v_prediction``. ``zero_terminal_snr``: its schedule and its sampler were changed so that the last
-    timestep is noise alone; a base whose own files say so is not changed.
+    ``epsilon`` or ``v_prediction``. ``zero_terminal_snr`` tells whether its schedule and its sampler were changed so
+    that the last timestep is noise alone; a base whose own files say so is not changed.
     """
 
     name: str
@@ -194,7 +194,10 @@ class Base(Protocol):
     license: str
 
     def check_captions(self, captions: Sequence[str], *, where: str) -> None:
-        """ValueError, with its tokens counted, for a caption of the file ``where`` that would be cut off."""
+        """ValueError for a caption of the file ``where`` that would be cut off, with its tokens counted.
+
+        Only what counts tokens is loaded.
+        """
 
     def load(self, *, device: torch.device, dtype: torch.dtype) -> LoadedBase:
         """Load the frozen model; ValueError when the folder or hub id is not there."""
@@ -279,12 +282,11 @@ class Batch:
 
     ``preserve_*`` hold the captions on which the adapted prediction is held to the base's (None without ``preserve``).
     ``preserve_teacher_text`` is their embedding by the base itself, where a trained text encoder gives another one than
-    ``preserve_text``. ``explicit_text`` is the base's own embedding of captions that name the rows' values, and
-    ``contrast_text`` of such that name others, weighing ``contrast_B`` (`data/contrast.py`); None for methods without.
-    ``size_B6`` is what ``LoadedBase.denoise`` takes. ``files`` are the rows' image files, the preserve rows last, to be
-    named in messages. ``captions``, ``concepts``, ``row_seeds``, ``labels`` and ``weights_B`` (None: all alike) are of
-    the rows without the preserve rows; a row's seed, from which a method may draw what it needs, is a function of the
-    training's seed, the step and the row's place.
+    ``preserve_text``. ``explicit_text`` is the base's own embedding of the captions that name the rows' values (None
+    for a method that does not use them). ``size_B6`` is what ``LoadedBase.denoise`` takes. ``files`` are the image
+    files of the rows, the preserve rows last, to be named in messages. ``captions``, ``concepts``, ``row_seeds``,
+    ``labels`` and ``weights_B`` (None: all alike) are of the rows without the preserve rows; a row's seed, from which a
+    method may draw what it needs, is a function of the training's seed, the step and the row's place.
     """
 
     latents_BCHW: torch.Tensor
@@ -297,8 +299,6 @@ class Batch:
     preserve_text: TextEmbedding | None = None
     preserve_teacher_text: TextEmbedding | None = None
     explicit_text: TextEmbedding | None = None
-    contrast_text: TextEmbedding | None = None
-    contrast_B: torch.Tensor | None = None
     size_B6: torch.Tensor | None = None
     preserve_size_B6: torch.Tensor | None = None
     files: tuple[str, ...] = ()
@@ -325,8 +325,8 @@ class Method(Protocol):
     ``training_readers`` are the names of readers in its loss: none of them can judge the adapter. ``max_rows`` is how
     many rows of a batch a process may take at once, None for as many as fit. ``rows_per_noise`` rows of one concept
     share their noise and timestep, whatever their values; with ``coupled_noise`` their values say in which part of the
-    noise each is (`data/noise_coupling.py`), and with ``contrast`` above 0 each has a caption of another value.
-    ``virtual_concepts`` is the share of rows with a concept that nobody knows at the first step; it falls to 0.
+    noise each is (`data/noise_coupling.py`). ``virtual_concepts`` is the share of rows whose concept is
+    replaced by one that nobody knows, in both captions, at the first step; it falls to 0 (`training/batches.py`).
     """
 
     name: str
@@ -337,7 +337,6 @@ class Method(Protocol):
     max_rows: int | None
     rows_per_noise: int
     coupled_noise: bool
-    contrast: float
     virtual_concepts: float
 
     def loss(self, base: LoadedBase, batch: Batch) -> LossTerms:

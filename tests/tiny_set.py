@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from evenhand.data.batches import Batches, VirtualConcepts
-from evenhand.data.contrast import Contrasts
 from evenhand.data.encoded import encode_set
 from evenhand.data.images import ImageSettings
 from evenhand.data.noise_coupling import NoiseCoupling
@@ -91,7 +90,6 @@ def tiny_batches(
     explicit: bool = False,
     rows_per_noise: int = 1,
     coupled_noise: bool = False,
-    contrasts: bool = False,
     virtual_concepts: float = 0.0,
     timesteps: Timesteps = UNIFORM,
 ) -> Batches:
@@ -119,7 +117,6 @@ def tiny_batches(
         embed_text=embed_text,
         rows_per_noise=rows_per_noise,
         coupling=NoiseCoupling.of(train) if coupled_noise else None,
-        contrasts=Contrasts(train) if contrasts else None,
         virtual=VirtualConcepts(words=base.virtual_words(CONCEPTS), share=virtual_concepts)
         if virtual_concepts
         else None,

@@ -68,15 +68,7 @@ def curated(**changes: Any) -> Curated:
 def distill(**changes: Any) -> Distill:
     """The method as conf/method/distill.yaml has it."""
     return Distill(
-        **{
-            "preserve_weight": 1.0,
-            "rows_per_noise": 2,
-            "coupled_noise": True,
-            "contrast": 0.0,
-            "contrast_from": 0.85,
-            "virtual_concepts": 0.5,
-            **changes,
-        }
+        **{"preserve_weight": 1.0, "rows_per_noise": 2, "coupled_noise": True, "virtual_concepts": 0.5, **changes}
     )
 
 
@@ -125,7 +117,6 @@ class Stage:
             coupled_noise=self.method.coupled_noise,
             virtual_concepts=self.method.virtual_concepts,
             explicit=self.method.uses_explicit,
-            contrasts=self.method.coupled_noise and self.method.contrast > 0,
             timesteps=timesteps,
             embed_text=None if text_encoder == "none" else self.base.embed_text,
         )

@@ -8,11 +8,10 @@ L tokens, D features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evenhand.data.augmentation import Alternatives, CaptionPair
-from evenhand.data.contrast import Contrasts
 from evenhand.data.coupling import systematic
 from evenhand.data.encoded import EMPTY_CAPTION, EncodedSet
 from evenhand.data.noise_coupling import NoiseCoupling
@@ -59,7 +58,6 @@ class VirtualConcepts:
 class _Drawn:
     """One stream's part of a batch, on the CPU. ``explicit`` is empty where it was not asked for.
 
-    ``others`` are explicit captions of other values, and ``weights_B`` theirs; none where they were not asked for.
     ``shared`` are the seeds of what rows may have in common, ``virtual`` the places of rows with a virtual concept.
     """
 
@@ -68,8 +66,6 @@ class _Drawn:
     timesteps_B: torch.Tensor
     captions: Sequence[str]
     explicit: Sequence[str]
-    others: Sequence[str]
-    weights_B: torch.Tensor
     virtual: Sequence[int]
     size_B6: torch.Tensor
     files: tuple[str, ...]
@@ -86,12 +82,12 @@ class Batches:
     The timesteps of a batch are stratified: row i of B draws from the i-th of B parts of the schedule, which
     ``timesteps`` make equally likely. With ``rows_per_noise`` above 1, so many neighbours among the train rows have one
     concept, and share everything that is drawn but their image (`coupling.py`). With ``coupling``, the noise of train
-    rows is moved into the parts of their values (`noise_coupling.py`). With ``contrasts``, each comes with an explicit
-    caption of another value (`contrast.py`). With ``virtual``, a share of the train rows has a virtual concept; the set
-    then has explicit captions. With ``alternatives``, other pairs of captions take the place of some train rows' own
-    (`augmentation.py`). With ``noise_offset`` each channel of a train row's noise is shifted by so much of a normal
-    draw (Guttenberg 2023, "Diffusion with offset noise"); preserve rows keep the noise that sampling begins with.
-    Where the text encoders are trained, ``embed_text`` embeds the captions of each batch, with gradients.
+    rows is moved into the parts of their values (`noise_coupling.py`). With ``virtual``, a share of the train rows has
+    a virtual concept; the set then has explicit captions. With ``alternatives``, other pairs of captions take the place
+    of some train rows' own (`augmentation.py`). With ``noise_offset`` each channel of a train row's noise is shifted by
+    so much of a normal draw (Guttenberg 2023, "Diffusion with offset noise"); preserve rows keep the noise that
+    sampling begins with. Where the text encoders are trained, ``embed_text`` embeds the captions of each batch, with
+    gradients.
     """
 
     train: EncodedSet
@@ -106,7 +102,6 @@ class Batches:
     embed_text: Callable[[Sequence[str]], TextEmbedding] | None = None
     rows_per_noise: int = 1
     coupling: NoiseCoupling | None = None
-    contrasts: Contrasts | None = None
     virtual: VirtualConcepts | None = None
     alternatives: Alternatives | None = None
     timesteps: Timesteps = UNIFORM
@@ -117,9 +112,20 @@ class Batches:
         Its train rows have one size, and so have its preserve rows; the two sizes may differ.
         """
         main = self._draw(self.train, TRAIN, step, range(part, self.batch_size, num_parts))
+        explicit_text = self._stored_explicit(main)
         if self.preserve is None:
-            return self._batch(
-                main, self._stored(self.train, main) if self.embed_text is None else self._embedded(main)[0]
+            return Batch(
+                latents_BCHW=self._sent(main.latents_BCHW),
+                noise_BCHW=self._sent(main.noise_BCHW),
+                timesteps_B=self._sent(main.timesteps_B),
+                text=self._stored(self.train, main) if self.embed_text is None else self._embedded(main)[0],
+                explicit_text=explicit_text,
+                size_B6=self._sent(main.size_B6),
+                files=main.files,
+                captions=tuple(main.captions),
+                concepts=main.concepts,
+                row_seeds=main.seeds,
+                labels=main.labels,
             )
         kept = self._draw(self.preserve, PRESERVE, step, range(part, self.preserve_batch_size, num_parts))
         kept_stored = self._stored(self.preserve, kept)
@@ -127,8 +133,13 @@ class Batches:
             text, kept_text, teacher_text = self._stored(self.train, main), kept_stored, None
         else:
             (text, kept_text), teacher_text = self._embedded(main, kept), kept_stored
-        return replace(
-            self._batch(main, text),
+        return Batch(
+            latents_BCHW=self._sent(main.latents_BCHW),
+            noise_BCHW=self._sent(main.noise_BCHW),
+            timesteps_B=self._sent(main.timesteps_B),
+            text=text,
+            explicit_text=explicit_text,
+            size_B6=self._sent(main.size_B6),
             preserve_latents_BCHW=self._sent(kept.latents_BCHW),
             preserve_noise_BCHW=self._sent(kept.noise_BCHW),
             preserve_timesteps_B=self._sent(kept.timesteps_B),
@@ -136,20 +147,6 @@ class Batches:
             preserve_teacher_text=teacher_text,
             preserve_size_B6=self._sent(kept.size_B6),
             files=main.files + kept.files,
-        )
-
-    def _batch(self, main: _Drawn, text: TextEmbedding) -> Batch:
-        """The batch of train rows alone."""
-        return Batch(
-            latents_BCHW=self._sent(main.latents_BCHW),
-            noise_BCHW=self._sent(main.noise_BCHW),
-            timesteps_B=self._sent(main.timesteps_B),
-            text=text,
-            explicit_text=self._stored_explicit(main.explicit, main),
-            contrast_text=self._stored_explicit(main.others, main),
-            contrast_B=self._sent(main.weights_B) if main.others else None,
-            size_B6=self._sent(main.size_B6),
-            files=main.files,
             captions=tuple(main.captions),
             concepts=main.concepts,
             row_seeds=main.seeds,
@@ -176,12 +173,12 @@ class Batches:
         ]
         posterior = encoded.posterior(rows)
         shape = posterior.mean_BCHW.shape[1:]
-        captions, timesteps, noises, pairs = [], [], [], []
+        captions, timesteps, noises, others = [], [], [], []
         for place, row, seed in zip(places, rows, shared, strict=True):
             generator = torch.Generator().manual_seed(seed)
             share, drop = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-            pairs.append(self._other(row, seed=seed) if is_train and drop >= dropout else None)
-            own = encoded.caption_N[row] if pairs[-1] is None else pairs[-1].text
+            others.append(self._other(row, seed=seed) if is_train and drop >= dropout else None)
+            own = encoded.caption_N[row] if others[-1] is None else others[-1].text
             captions.append(EMPTY_CAPTION if drop < dropout else own)
             even = (place // together + share) * together / batch_size
             timesteps.append(int(self.num_train_timesteps * self.timesteps.share(even)))
@@ -192,19 +189,15 @@ class Batches:
                 drawn_2CHW[1] += offset * torch.randn((shape[0], 1, 1), generator=generator)
             noises.append(drawn_2CHW)
         posterior_noise_BCHW, noise_BCHW = torch.stack(noises, dim=1)
-        explicit = _of_rows(encoded.explicit_N, rows, [pair and pair.explicit for pair in pairs])
-        concepts = _of_rows(encoded.concept_N, rows, [pair and pair.concept for pair in pairs])
-        virtual = self.virtual.drawn(captions, explicit, concepts, shared, step) if self.virtual and is_train else ()
-        contrasted = self._contrasts(rows, pairs, explicit, concepts, seeds, virtual) if is_train else []
+        explicit = _of_rows(encoded.explicit_N, rows, [other and other.explicit for other in others])
+        concepts = _of_rows(encoded.concept_N, rows, [other and other.concept for other in others])
         return _Drawn(
             latents_BCHW=posterior.mean_BCHW + posterior.std_BCHW * posterior_noise_BCHW,
             noise_BCHW=noise_BCHW,
             timesteps_B=torch.tensor(timesteps),
             captions=captions,
             explicit=explicit,
-            others=tuple(other for other, _ in contrasted),
-            weights_B=torch.tensor([weight for _, weight in contrasted]),
-            virtual=virtual,
+            virtual=self.virtual.drawn(captions, explicit, concepts, shared, step) if self.virtual and is_train else (),
             size_B6=encoded.size_N6[rows],
             files=tuple(encoded.files[row] for row in rows),
             concepts=concepts,
@@ -212,29 +205,6 @@ class Batches:
             shared=shared,
             labels=tuple(encoded.labels_N[row] for row in rows) if encoded.labels_N else (),
         )
-
-    def _contrasts(
-        self,
-        rows: Sequence[int],
-        pairs: Sequence[CaptionPair | None],
-        explicit: Sequence[str],
-        concepts: Sequence[str],
-        seeds: Sequence[int],
-        virtual: Sequence[int],
-    ) -> list[tuple[str, float]]:
-        """An explicit caption of another value for each row and its weight; its own and 0 where there is none.
-
-        None for a row whose captions are not its own, as the set has no other value in that wording, and none for a
-        virtual one whose word has no place in the other caption.
-        """
-        found = []
-        for place, (row, pair, seed) in enumerate(zip(rows, pairs, seeds, strict=True) if self.contrasts else ()):
-            other = self.contrasts.draw(row, seed=seed) if self.contrasts and pair is None else None
-            caption = None if other is None else self.train.explicit_N[other.row]
-            if caption is not None and self.virtual is not None and place in virtual:
-                caption = caption if self.virtual.words.stands_in(concepts[place], caption) else None
-            found.append((explicit[place], 0.0) if caption is None or other is None else (caption, other.weight))
-        return found
 
     def _other(self, row: int, *, seed: int) -> CaptionPair | None:
         """The captions that take the place of a train row's own, where any do."""
@@ -244,11 +214,11 @@ class Batches:
         """The base's own embedding of the captions, from the cache but for virtual concepts."""
         return self._text_sent(self._with_virtual(encoded.text(drawn.captions), drawn.captions, drawn))
 
-    def _stored_explicit(self, captions: Sequence[str], drawn: _Drawn) -> TextEmbedding | None:
-        """The base's own embedding of explicit captions of these rows, where there are any."""
-        if not captions:
+    def _stored_explicit(self, drawn: _Drawn) -> TextEmbedding | None:
+        """The base's own embedding of the explicit captions, where the set has them."""
+        if not drawn.explicit:
             return None
-        return self._text_sent(self._with_virtual(self.train.text(captions), captions, drawn))
+        return self._text_sent(self._with_virtual(self.train.text(drawn.explicit), drawn.explicit, drawn))
 
     def _with_virtual(self, text: TextEmbedding, captions: Sequence[str], drawn: _Drawn) -> TextEmbedding:
         """The embedding with that of virtual concepts in the places of the rows that have one."""

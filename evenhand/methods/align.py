@@ -79,7 +79,7 @@ class Align:
     name = "align"
     uses_explicit = coupled_noise = False
     rows_per_noise = 1
-    virtual_concepts = contrast = 0.0
+    virtual_concepts = 0.0
     needs_encoders = True
 
     def __init__(

@@ -45,7 +45,7 @@ class Curated:
     training_readers: tuple[str, ...] = ()
     max_rows: int | None = None
     rows_per_noise = 1
-    virtual_concepts = contrast = 0.0
+    virtual_concepts = 0.0
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ variance around ``e_0(x_t, n+v)`` is 4 times (at the noisy end of tinytown's sch
 the squared distance between ``e_0(x_t, n+v)`` and ``e_0(x_t, n)``, which is what there is to learn. Here all that is
 left is the variance of the teachers. No reader takes part.
 
-Six things make it fast, and hold where nothing was trained:
+Five things make it fast, and hold where nothing was trained:
 
 - Where an image's value is plain, at low noise, the base answers alike under ``n`` and ``n+v``, and there is nothing to
   learn: ``timesteps=noisy`` draws noisy timesteps more often.
@@ -30,11 +30,6 @@ Six things make it fast, and hold where nothing was trained:
   (`data/noise_coupling.py`), so p(v | x_t) is near 0 or 1 from the first step on, and the adapter is to answer with one
   teacher, the same for all words. That asks more of it than a mean does, hence ``lora=all``: LoRA on self-attention
   alone hardly learned it. Which of the other layers it takes was not measured.
-- What an adapter learns of that step is a slope: at the noisy end its answer is linear in the noise, and what is left
-  of a word's lean moves the border between values by lean over slope. With a ``contrast`` c above 0, which is not the
-  default, teachers at timesteps from ``contrast_from`` of the schedule on are 1 + c times as far from their concept's
-  mean, which stays (`data/contrast.py`), and the slope grows with them. Where images take shape, teachers are as they
-  are. Without coupled noise it has no part. It costs diversity within values (docs/LOG.md).
 - An adapter learns a list of concepts before it learns what they have in common. In a share ``virtual_concepts`` of the
   rows the concept is a word that nobody knows (`bases/virtual_words.py`), in ``n`` and ``n+v`` alike, with a prior
   p_0(v | n) of its own, in either direction. Student and teacher need no image of it: at noisy ``x_t`` any image with
@@ -52,11 +47,8 @@ Letters: B batch, P preserve rows, C channels, H height, W width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from evenhand.interfaces import Batch, LoadedBase, LossTerms
 from evenhand.methods.passes import (
-    Rows,
     base_both_denoised,
     base_denoised,
     both_denoised,
@@ -65,9 +57,6 @@ from evenhand.methods.passes import (
     preserve_rows,
     train_rows,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Distill:
@@ -80,28 +69,16 @@ class Distill:
     max_rows: int | None = None
 
     def __init__(
-        self,
-        *,
-        preserve_weight: float,
-        rows_per_noise: int,
-        coupled_noise: bool,
-        contrast: float,
-        contrast_from: float,
-        virtual_concepts: float,
+        self, *, preserve_weight: float, rows_per_noise: int, coupled_noise: bool, virtual_concepts: float
     ) -> None:
         if preserve_weight < 0:
             raise ValueError(f"preserve_weight must be >= 0, got {preserve_weight} (method.preserve_weight)")
         if rows_per_noise < 1:
             raise ValueError(f"rows_per_noise must be >= 1, got {rows_per_noise} (method.rows_per_noise)")
-        if contrast < 0:
-            raise ValueError(f"contrast must be >= 0, got {contrast} (method.contrast)")
-        if not 0 <= contrast_from <= 1:
-            raise ValueError(f"contrast_from must be in [0, 1], got {contrast_from} (method.contrast_from)")
         if not 0 <= virtual_concepts <= 1:
             raise ValueError(f"virtual_concepts must be in [0, 1], got {virtual_concepts} (method.virtual_concepts)")
         self.rows_per_noise = rows_per_noise
         self.coupled_noise = coupled_noise
-        self.contrast, self.contrast_from = contrast, contrast_from
         self.virtual_concepts = virtual_concepts
         self.preserve_weight = preserve_weight
         self.uses_preserve = preserve_weight > 0
@@ -116,12 +93,10 @@ class Distill:
         rows = train_rows(base, batch)
         explicit = rows.under(batch.explicit_text)
         if not self.uses_preserve:
-            wanted_BCHW = self._contrasted(base, batch, explicit, base_denoised(base, explicit))
-            distill = mean_square(denoised(base, rows) - wanted_BCHW, batch.weights_B)
+            distill = mean_square(denoised(base, rows) - base_denoised(base, explicit), batch.weights_B)
             return LossTerms(total=distill, parts={"distill": distill.detach()})
         kept = preserve_rows(base, batch)
         wanted_BCHW, kept_wanted_PCHW = base_both_denoised(base, explicit, kept.under(batch.preserve_teacher_text))
-        wanted_BCHW = self._contrasted(base, batch, explicit, wanted_BCHW)
         adapted_BCHW, kept_adapted_PCHW = both_denoised(base, rows, kept)
         distill = mean_square(adapted_BCHW - wanted_BCHW, batch.weights_B)
         preserve = (kept_adapted_PCHW - kept_wanted_PCHW).square().mean()
@@ -129,17 +104,3 @@ class Distill:
             total=distill + self.preserve_weight * preserve,
             parts={"distill": distill.detach(), "preserve": preserve.detach()},
         )
-
-    def _contrasted(self, base: LoadedBase, batch: Batch, explicit: Rows, wanted_BCHW: torch.Tensor) -> torch.Tensor:
-        """The teachers, those at noisy timesteps further away from the teachers of other values."""
-        import torch
-
-        if not self.contrast or batch.contrast_text is None or batch.contrast_B is None:
-            return wanted_BCHW
-        noisy = torch.nonzero(batch.timesteps_B >= self.contrast_from * base.num_train_timesteps)[:, 0]
-        if not len(noisy):
-            return wanted_BCHW
-        others_BCHW = base_denoised(base, explicit.under(batch.contrast_text).at(noisy))
-        weights_B111 = self.contrast * batch.contrast_B[noisy, None, None, None]
-        further_BCHW = weights_B111 * (wanted_BCHW[noisy] - others_BCHW)
-        return wanted_BCHW.index_add(0, noisy, further_BCHW)

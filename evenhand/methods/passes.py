@@ -28,19 +28,6 @@ class Rows:
         """The same rows under other captions, where there are others."""
         return self if text is None else replace(self, text=text)
 
-    def at(self, places: torch.Tensor) -> Rows:
-        """Some of the rows."""
-        pooled_BD = self.text.pooled_BD
-        return Rows(
-            noisy_BCHW=self.noisy_BCHW[places],
-            target_BCHW=self.target_BCHW[places],
-            timesteps_B=self.timesteps_B[places],
-            text=TextEmbedding(
-                hidden_BLD=self.text.hidden_BLD[places], pooled_BD=None if pooled_BD is None else pooled_BD[places]
-            ),
-            size_B6=None if self.size_B6 is None else self.size_B6[places],
-        )
-
 
 def train_rows(base: LoadedBase, batch: Batch) -> Rows:
     """The rows to learn from, under their neutral captions."""

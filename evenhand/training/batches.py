@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from evenhand.data.augmentation import Alternatives, CaptionAugmentation
 from evenhand.data.batches import Batches, VirtualConcepts
-from evenhand.data.contrast import Contrasts
 from evenhand.data.encoded import encode_set
 from evenhand.data.images import ImageSettings
 from evenhand.data.noise_coupling import NoiseCoupling
@@ -72,7 +71,6 @@ def make_batches(
         caption_dropout=settings.caption_dropout,
         rows_per_noise=method.rows_per_noise,
         coupling=NoiseCoupling.of(encoded[TRAIN]) if method.coupled_noise else None,
-        contrasts=Contrasts(encoded[TRAIN]) if method.coupled_noise and method.contrast else None,
         virtual=virtual,
         alternatives=alternatives,
         timesteps=timesteps,

@@ -62,7 +62,6 @@ def batches(sd, method, tiny_set_folder, tmp_path) -> Batches:
         explicit=method.uses_explicit,
         rows_per_noise=method.rows_per_noise,
         coupled_noise=method.coupled_noise,
-        contrasts=method.coupled_noise and method.contrast > 0,
         virtual_concepts=method.virtual_concepts,
     )
 

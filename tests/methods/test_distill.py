@@ -8,7 +8,7 @@ import torch
 from evenhand.adapters.lora import Adapter, attach
 from evenhand.adapters.settings import LoraSettings
 from evenhand.interfaces import Batch, TextEmbedding
-from evenhand.methods.passes import mean_square, train_rows
+from evenhand.methods.passes import mean_square
 from tests.tiny import LATENT_PX, randomize
 from tests.tiny_training import distill as distilling
 
@@ -72,63 +72,6 @@ def test_the_loss_equals_its_equation_from_predictions_of_single_rows(request, f
     assert terms.parts["distill"].item() == pytest.approx(distill, rel=1e-4)
     assert terms.parts["preserve"].item() == pytest.approx(preserve, rel=1e-4)
     assert terms.total.item() == pytest.approx(distill + 0.5 * preserve, rel=1e-4)
-
-
-OTHERS = ["a portrait of a male mechanic", "a portrait of a female nurse", "a portrait of a male doctor"]
-
-
-def contrasted(base, *, preserve: bool, others: list[str] = OTHERS) -> Batch:
-    """The same batch with captions of other values and their weights."""
-    batch = batch_for(base, preserve=preserve)
-    return dataclasses.replace(
-        batch, contrast_text=base.encode_text(others), contrast_B=torch.tensor([0.5, 0.25, 0.75])
-    )
-
-
-@pytest.mark.parametrize("preserve", [True, False])
-def test_teachers_of_noisy_rows_are_further_from_those_of_other_values(sd, preserve) -> None:
-    """From single predictions: at t = 400 and 950 of 1000, from 0.4 on, T + 1.5 w (T - S); at t = 20 T alone."""
-    randomize(fresh(sd))
-    batch = contrasted(sd, preserve=preserve)
-    main = (batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
-    student = predicted(sd, *main, batch.text, adapter=True)
-    own, other = (predicted(sd, *main, text, adapter=False) for text in (batch.explicit_text, batch.contrast_text))
-    weights = torch.tensor([0.0, 0.25, 0.75]).view(-1, 1, 1, 1)
-    expected = (student - (own + 1.5 * weights * (own - other))).square().mean().item()
-    method = distilling(preserve_weight=1.0 if preserve else 0.0, contrast=1.5, contrast_from=0.4)
-    plain = distilling(preserve_weight=1.0 if preserve else 0.0, contrast=0.0)
-    assert method.loss(sd, batch).parts["distill"].item() == pytest.approx(expected, rel=1e-4)
-    assert plain.loss(sd, batch).parts["distill"].item() != pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.parametrize("preserve", [True, False])
-@pytest.mark.parametrize(
-    ("changes", "others"),
-    [
-        ({"contrast": 0.0, "contrast_from": 0.0}, OTHERS),
-        ({"contrast": 2.0, "contrast_from": 0.96}, OTHERS),
-        ({"contrast": 2.0, "contrast_from": 0.0}, EXPLICIT),
-    ],
-    ids=["no contrast", "no row is noisy enough", "the other captions are the same"],
-)
-def test_where_there_is_nothing_to_tell_apart_the_loss_is_the_plain_one(sd, preserve, changes, others) -> None:
-    randomize(fresh(sd))
-    batch, weight = contrasted(sd, preserve=preserve, others=others), 1.0 if preserve else 0.0
-    found = distilling(preserve_weight=weight, **changes).loss(sd, batch)
-    bare = dataclasses.replace(batch, contrast_text=None, contrast_B=None)
-    # one pass for fewer rows or without preserve rows may differ in the last bits
-    expected = distilling(preserve_weight=weight).loss(sd, bare)
-    assert found.total.item() == pytest.approx(expected.total.item(), rel=1e-6)
-
-
-def test_some_of_the_rows_have_all_that_was_theirs(sdxl) -> None:
-    """What a contrast asks the base for, of SDXL: text, pooled text and sizes of the second and third row alone."""
-    rows = train_rows(sdxl, dataclasses.replace(batch_for(sdxl), size_B6=torch.arange(18.0).view(3, 6)))
-    part, places = rows.at(torch.tensor([1, 2])), slice(1, 3)
-    for name in ("noisy_BCHW", "target_BCHW", "timesteps_B", "size_B6"):
-        assert getattr(part, name).equal(getattr(rows, name)[places])
-    assert part.text.hidden_BLD.equal(rows.text.hidden_BLD[places])
-    assert part.text.pooled_BD.equal(rows.text.pooled_BD[places])
 
 
 @pytest.mark.parametrize("preserve", [True, False])
@@ -290,8 +233,6 @@ def test_a_batch_that_lacks_what_the_method_needs_is_refused_by_name(sd) -> None
     ("changed", "message"),
     [
         ({"rows_per_noise": 0}, r"rows_per_noise must be >= 1, got 0 \(method\.rows_per_noise\)"),
-        ({"contrast": -0.5}, r"contrast must be >= 0, got -0\.5 \(method\.contrast\)"),
-        ({"contrast_from": 1.5}, r"contrast_from must be in \[0, 1\], got 1\.5 \(method\.contrast_from\)"),
         ({"virtual_concepts": -0.1}, r"virtual_concepts must be in \[0, 1\], got -0\.1 \(method\.virtual_concepts\)"),
         ({"virtual_concepts": 1.5}, r"virtual_concepts must be in \[0, 1\], got 1\.5 \(method\.virtual_concepts\)"),
     ],

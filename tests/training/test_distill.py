@@ -62,17 +62,10 @@ def test_batches_computed_in_parts_give_the_same_adapter(stage, tmp_path) -> Non
 
 @pytest.mark.parametrize(
     "changed",
-    [
-        {"virtual_concepts": 0.0},
-        {"rows_per_noise": 1},
-        {"coupled_noise": False},
-        {"contrast": 2.0, "contrast_from": 0.0},
-    ],
-    ids=["virtual", "shared", "coupled", "contrast"],
+    [{"virtual_concepts": 0.0}, {"rows_per_noise": 1}, {"coupled_noise": False}],
+    ids=["virtual", "shared", "coupled"],
 )
-def test_virtual_concepts_shared_and_coupled_noise_and_contrast_change_what_is_learned(
-    stage, tmp_path, changed
-) -> None:
+def test_virtual_concepts_and_shared_and_coupled_noise_change_what_is_learned(stage, tmp_path, changed) -> None:
     one, other, again = stage(steps=2), stage(steps=2, method=distill(**changed)), stage(steps=2)
     for name, each in (("one", one), ("other", other), ("again", again)):
         each.run(tmp_path / name)
