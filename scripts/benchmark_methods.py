@@ -4,14 +4,15 @@
     python scripts/benchmark_methods.py experiment=benchmark only=[market,occupations/distill-s0]
     python scripts/benchmark_methods.py cases=[market] methods=[curated,distill] arms=[none] seeds=[0]
 
-Each step is a process of its own; the same command goes on where it was stopped. Exit code 1: something that was to be
-run did not finish.
+Each step is a process of its own; the same command goes on where it was stopped, and with results_folder=... on another
+machine as well. Exit code 1: something that was to be run did not finish.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,7 +26,7 @@ EXIT_UNFINISHED = 1
 def main(config: Config) -> None:
     # Everything that is wrong in the config ends here, before anything is started.
     from evenhand.method_benchmark.plan import Benchmark
-    from evenhand.method_benchmark.running import check_steps, run_all, what_is_missing
+    from evenhand.method_benchmark.running import check_steps, results, run_all
 
     benchmark = config.construct(Benchmark)
     page, page_only = config.optional("page", str), config.value("page_only", bool)
@@ -34,7 +35,6 @@ def main(config: Config) -> None:
     if not page_only:
         check_steps(benchmark)
 
-    from evenhand.method_benchmark.measured import measured
     from evenhand.method_benchmark.page import MARKDOWN_FILE, Content, headline, write_page
     from evenhand.method_benchmark.standings import comparable, standing
 
@@ -42,18 +42,17 @@ def main(config: Config) -> None:
     with nullcontext() if page_only else folder_lock(benchmark.run_folder):
         if not page_only:
             run_all(benchmark)
-    runs = benchmark.runs
-    missing = {run.label: why for run in runs if (why := what_is_missing(benchmark, run)) is not None}
+    found, missing = results(benchmark)
     standings = []
     for case in benchmark.cases:
-        done = [measured(run, benchmark.bars) for run in runs if run.case == case and run.label not in missing]
-        kept, left = comparable(done, level=benchmark.level)
+        kept, left = comparable([one for one in found if one.run.case == case], level=benchmark.level)
         missing |= left
         standings.append(standing(case, kept, bars=benchmark.bars, level=benchmark.level))
     content = Content(
         benchmark=benchmark,
         standings=tuple(standings),
         missing=missing,
+        commits=Counter(one.commit for one in found if one.run.label not in missing),
         command=shlex.join(["python", "scripts/benchmark_methods.py", *filter(_of_the_whole, config.job.overrides)]),
     )
     place = benchmark.run_folder / MARKDOWN_FILE if page is None else Path(page)

@@ -18,8 +18,7 @@ from evenhand.files import read_json, sha256_json
 from evenhand.launch import EVALUATION_FOLDER
 from evenhand.method_benchmark.bars import Bar, Part, parts_of
 from evenhand.method_benchmark.names import ADAPTER_ARM, BASE, TRAINING_FOLDER
-from evenhand.method_benchmark.plan import BUILD, Run
-from evenhand.method_benchmark.running import note_name
+from evenhand.method_benchmark.plan import BUILD, Run, note_name
 from evenhand.records import Guard
 from evenhand.run import PROVENANCE
 from evenhand.stats.intervals import Interval
@@ -101,7 +100,7 @@ class Measured:
 
     ``asked`` holds for each prompt what it asks, as a hash; ``num_values`` is by attribute and joint. ``quality`` is by
     what a figure says and base, adapted or shift, ``bars`` by the bar's name and then base or adapted. Intervals are
-    those over prompts, at ``level``.
+    those over prompts, at ``level``; ``commit`` is evenhand's, None for an installed package.
     """
 
     run: Run
@@ -116,6 +115,7 @@ class Measured:
     num_values: Mapping[str, int]
     sampling: Sampling | None
     level: float
+    commit: str | None
 
 
 def measured(run: Run, bars: Mapping[str, Bar]) -> Measured:
@@ -138,6 +138,7 @@ def measured(run: Run, bars: Mapping[str, Bar]) -> Measured:
         num_values={name: len(values) for name, values in table.values.items()},
         sampling=None if made is None else Sampling(steps=made.steps, guidance=made.guidance),
         level=plan.level,
+        commit=_commit(run),
     )
 
 
@@ -198,6 +199,15 @@ def _asked(plan: Plan) -> dict[str, str]:
         )
         for prompt in plan.prompts
     }
+
+
+def _commit(run: Run) -> str | None:
+    """The commit that the adapter was trained with; of a baseline, that which it was measured with."""
+    folder = run.folder / (EVALUATION_FOLDER if run.seed is None else TRAINING_FOLDER)
+    if not (folder / PROVENANCE).is_file():
+        return None
+    git = read_json(folder / PROVENANCE)["git"]
+    return f"{git['commit']}, changed" if git["dirty"] else git["commit"]
 
 
 def _cost(run: Run, seed: int) -> Cost:

@@ -24,11 +24,15 @@ TIED_MARK = " ≈"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What a page tells: a standing for each case, and why each run that has none is not in it, by its label."""
+    """What a page tells: a standing for each case, and why each run that has none is not in it, by its label.
+
+    ``commits`` counts the runs that were made with each commit of evenhand.
+    """
 
     benchmark: Benchmark
     standings: tuple[Standing, ...]
     missing: Mapping[str, str]
+    commits: Mapping[str | None, int]
     command: str
 
 
@@ -43,6 +47,7 @@ def write_page(content: Content, place: Path) -> None:
         "ours_in": dict(benchmark.ours_in or {}),
         "budget_seconds": benchmark.budget_seconds,
         "missing": content.missing,
+        "commits": {str(commit): count for commit, count in content.commits.items()},
         "without": list(benchmark.without),
     }
     cases = [
@@ -87,6 +92,9 @@ def markdown(content: Content, place: Path) -> str:
         parts.append(
             f"**{len(content.missing)} of {len(benchmark.runs)} runs are missing**, and named with their case."
         )
+    if any(content.commits):
+        made = [f"{commit or 'an installed package'} ({count})" for commit, count in content.commits.items()]
+        parts.append(f"Trained with evenhand at {', '.join(made)}; in brackets the runs.")
     if benchmark.without:
         parts.append(f"No part of it, by choice: {', '.join(benchmark.without)}.")
     if benchmark.ours is not None:

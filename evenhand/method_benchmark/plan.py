@@ -21,8 +21,9 @@ from evenhand.paths import conf_folder
 BUILD, TRAIN, EVALUATE = "data_recipes/build", "train/lora", "evaluate/shift"
 # The file of conf/ that each of them begins with.
 PRIMARY = {BUILD: "build", TRAIN: "train", EVALUATE: "evaluate"}
-# Overrides that differ between runs of the same kind, and cannot be wrong.
-OF_THE_RUN = ("seed=", "run_folder=", "run_name=", "data=", "adapter=", "cache_folder=")
+# Overrides that say where a run is, and those that differ between runs of the same kind and cannot be wrong.
+PLACES = ("run_folder=", "run_name=", "data=", "adapter=", "cache_folder=")
+OF_THE_RUN = ("seed=", *PLACES)
 
 Kind = Literal["method", "baseline"]
 
@@ -99,6 +100,7 @@ class Benchmark:
     evaluation_seed: int
     level: float
     run_folder: Path
+    results_folder: Path | None
 
     def __post_init__(self) -> None:
         for name, found in (("cases", self.cases), ("seeds", self.seeds), *self._seed_lists()):
@@ -264,6 +266,16 @@ class Benchmark:
             needs=data / CERTIFICATE,
         )
         return build, train
+
+
+def note_of(step: Step) -> Path:
+    """The file that says with which overrides a step was done."""
+    return step.folder / note_name(step.program)
+
+
+def note_name(program: str) -> str:
+    """The name of such a file: ``lora.done.json``, with the ``seconds`` that the program took when it was last run."""
+    return f"{program.rpartition('/')[2]}.done.json"
 
 
 def choices(group: str) -> tuple[str, ...]:

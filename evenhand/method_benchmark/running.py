@@ -11,7 +11,9 @@ from evenhand.compose import compose_config
 from evenhand.files import read_json, sha256_file, write_json_atomic
 from evenhand.jobs import one_line
 from evenhand.launch import LOG_FILE, run_program
-from evenhand.method_benchmark.plan import EVALUATE, OF_THE_RUN, PRIMARY, Benchmark, Run, Step
+from evenhand.method_benchmark.kept import keep, kept, kept_file, why_not_kept
+from evenhand.method_benchmark.measured import Measured, measured
+from evenhand.method_benchmark.plan import EVALUATE, OF_THE_RUN, PRIMARY, Benchmark, Run, Step, note_of
 from evenhand.processes import ChildCrashed
 
 log = logging.getLogger(__name__)
@@ -38,18 +40,42 @@ def check_steps(benchmark: Benchmark) -> None:
 def run_all(benchmark: Benchmark) -> None:
     """Run every step of the chosen runs that was not done yet, and note why a run failed in its folder.
 
-    What failed is tried again by the next call. A failure stops its own run alone; a signal stops everything.
+    What failed is tried again by the next call, and what is kept in ``results_folder`` is not run again. A failure
+    stops its own run alone; a signal stops everything.
     """
     chosen = benchmark.chosen
     for number, run in enumerate(chosen, start=1):
+        if why_not_kept(benchmark, run) is None:
+            log.info("run %d of %d: %s, whose result is kept", number, len(chosen), run.label)
+            continue
         log.info("run %d of %d: %s", number, len(chosen), run.label)
         reason = _run(benchmark, run)
         note = run.folder / FAILURE_FILE
         if reason is None:
             note.unlink(missing_ok=True)
+            keep(benchmark, measured(run, benchmark.bars))
         else:
             log.error("%s failed: %s", run.label, reason)
             write_json_atomic(note, {"error": reason})
+
+
+def results(benchmark: Benchmark) -> tuple[list[Measured], dict[str, str]]:
+    """What the runs gave, each from its folder or else as it is kept, and why each of the others gave nothing.
+
+    What is found in a folder and is not kept yet is kept.
+    """
+    found, missing = [], {}
+    for run in benchmark.runs:
+        reason = what_is_missing(benchmark, run)
+        if reason is None:
+            found.append(measured(run, benchmark.bars))
+            keep(benchmark, found[-1])
+        elif (not_kept := why_not_kept(benchmark, run)) is None:
+            found.append(kept(benchmark, run))
+        else:
+            is_there = benchmark.results_folder and kept_file(benchmark.results_folder, run).is_file()
+            missing[run.label] = not_kept if is_there else reason
+    return found, missing
 
 
 def what_is_missing(benchmark: Benchmark, run: Run) -> str | None:
@@ -109,13 +135,3 @@ def run_step(step: Step) -> None:
         raise ChildCrashed(f"it ended well, and {step.done} is not there; its log: {step.folder / LOG_FILE}")
     seconds = time.monotonic() - started
     write_json_atomic(note, {**asked, "exit_code": code, "seconds": seconds})
-
-
-def note_of(step: Step) -> Path:
-    """The file that says with which overrides a step was done."""
-    return step.folder / note_name(step.program)
-
-
-def note_name(program: str) -> str:
-    """The name of such a file: ``lora.done.json``, with the ``seconds`` that the program took when it was last run."""
-    return f"{program.rpartition('/')[2]}.done.json"

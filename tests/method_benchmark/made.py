@@ -57,7 +57,8 @@ def a_run(
     if seed is not None:
         (folder / "training" / "adapter").mkdir(parents=True)
         sessions = [{"wall_seconds": 700.0}, *([{"wall_seconds": None}] if killed else [])]
-        provenance = {"wall_seconds": 700.0, "world_size": 2, "sessions": sessions}
+        git = {"commit": "abc", "dirty": False}
+        provenance = {"wall_seconds": 700.0, "world_size": 2, "sessions": sessions, "git": git}
         (folder / "training" / "provenance.json").write_text(json.dumps(provenance))
         weights = folder / "training" / "adapter" / "pytorch_lora_weights.safetensors"
         weights.write_bytes(b"0" * MEGABYTES * 1_000_000)
@@ -104,6 +105,7 @@ def drawn(
         num_values={"presentation": 2},
         sampling=sampling,
         level=0.95,
+        commit=None,
     )
 
 
@@ -130,5 +132,6 @@ def the_benchmark(home: Path, **changes: Any) -> Benchmark:
         "evaluation_seed": 0,
         "level": 0.95,
         "run_folder": home,
+        "results_folder": None,
     }
     return Benchmark(**(settings | changes))

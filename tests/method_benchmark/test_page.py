@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def three_methods(home: Path) -> list[Measured]:
 def content(home: Path, one: Standing, **changes: Any) -> Content:
     benchmark = the_benchmark(home, bars=BARS, **changes)
     missing = {"occupations, align, seed 0": "no luck", "market, curated, seed 0": "not done yet"}
-    return Content(benchmark=benchmark, standings=(one,), missing=missing, command="python x")
+    return Content(benchmark=benchmark, standings=(one,), missing=missing, commits={"abc": 8}, command="python x")
 
 
 @pytest.fixture
@@ -90,6 +91,14 @@ def test_what_is_left_out_by_choice_is_said_and_is_not_missing(tmp_path: Path, o
     assert "**2 of 2 runs are missing**" in part
 
 
+def test_the_commits_that_the_runs_were_made_with_are_told(tmp_path: Path, one: Standing) -> None:
+    made = replace(content(tmp_path, one), commits={"abc": 7, None: 1})
+    assert "Trained with evenhand at abc (7), an installed package (1); in brackets the runs." in markdown(
+        made, tmp_path / "page.md"
+    )
+    assert "Trained with evenhand at" not in markdown(replace(made, commits={None: 8}), tmp_path / "page.md")
+
+
 def test_costs_are_told_with_the_budget_and_what_nobody_knows(tmp_path: Path, one: Standing) -> None:
     page = markdown(content(tmp_path, one), tmp_path / "page.md")
     near, far = line_of(page, "near", "Cost"), line_of(page, "far", "Cost")
@@ -126,9 +135,8 @@ def test_where_ours_stands_is_said_in_front(tmp_path: Path) -> None:
         ("distill", {"occupations": "curated"}, "curated", ahead),
     ):
         benchmark = the_benchmark(tmp_path, methods=("curated", "distill"), ours=ours, ours_in=ours_in)
-        page = markdown(
-            Content(benchmark=benchmark, standings=(found,), missing={}, command="python x"), tmp_path / "page.md"
-        )
+        told = Content(benchmark=benchmark, standings=(found,), missing={}, commits={}, command="python x")
+        page = markdown(told, tmp_path / "page.md")
         line = next(line for line in page.splitlines() if line.startswith(f"| occupations | {method} | 3 |"))
         assert said in line
         assert "all held" in line
