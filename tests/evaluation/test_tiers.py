@@ -16,7 +16,8 @@ from evenhand.records import Prompt
 
 TIERS = ("smoke", "quick", "standard", "certify")
 # Pairs of images as the protocol states them: prompts x seeds of its rows, summed by hand.
-PAIRS = {"smoke": 24, "quick": 260, "standard": 1120, "certify": 2400}
+MANY_SEEDS = "benchmark"  # for comparisons; no part of a bigger tier
+PAIRS = {MANY_SEEDS: 3520, "smoke": 24, "quick": 260, "standard": 1120, "certify": 2400}
 # Suites of a single case, with its attribute: they have a few prompts, and are measured whole.
 CASE_SUITES = {
     "tinytown_census": "presentation",
@@ -60,7 +61,7 @@ def test_there_are_suites_to_test() -> None:
     assert {"tinytown", "stable_diffusion", "sd_markets", "sd_meatballs"} <= set(TIERED_SUITES)
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", [*TIERS, MANY_SEEDS])
 def test_tinytown_makes_exactly_the_pairs_of_the_protocol(tier: str) -> None:
     suites, prompts = suite_of("tinytown")
     choice = tier_of(tier).choose(prompts, shared_rows=suites.shared_rows)
@@ -78,7 +79,7 @@ def test_the_suite_of_a_single_case_is_measured_whole_and_a_tier_that_it_cannot_
 
 
 @pytest.mark.parametrize("suite", TIERED_SUITES)
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", [*TIERS, MANY_SEEDS])
 def test_every_suite_fills_every_tier(suite: str, tier: str) -> None:
     suites, prompts = suite_of(suite)
     choice = tier_of(tier).choose(prompts, shared_rows=suites.shared_rows)
@@ -199,5 +200,5 @@ def test_a_tier_that_cannot_be_is_refused(rows: dict[str, dict[str, int]], messa
 
 def test_every_tier_has_its_file() -> None:
     names = {path.stem for path in Path(conf_folder() / "tier").glob("*.yaml")}
-    assert names == {*TIERS, "suite"}
-    assert all(tier_of(name).name == name for name in TIERS)
+    assert names == {*TIERS, MANY_SEEDS, "suite"}
+    assert all(tier_of(name).name == name for name in (*TIERS, MANY_SEEDS))
