@@ -342,8 +342,7 @@ def _one_line_errors(config_name: str) -> Iterator[None]:
     except (*USER_ERRORS, ChildCrashed, HydraException, YAMLError) as error:
         if _wants_traceback():
             raise
-        hint = _override_hint(error, config_name) if isinstance(error, HydraException) else ""
-        _exit_with(error, hint)
+        _exit_with(error, _override_hint(error, config_name))
 
 
 @contextmanager
@@ -372,13 +371,15 @@ def _exit_with(error: Exception, hint: str = "") -> typing.NoReturn:
 
 
 def _override_hint(error: Exception, config_name: str) -> str:
-    """The nearest key of the config to the override that Hydra refused, if there is one."""
+    """What to do about an override that Hydra refused: the nearest key of the config, an extra, ``~``; else nothing."""
     from hydra.errors import ConfigCompositionException
     from omegaconf import OmegaConf
 
     message = str(error)
     if any(name in message for name in ("hydra_plugins", "hydra/launcher/", "hydra/sweeper/")):
         return "; launchers and sweepers come with pip install 'evenhand[sweeps]'"
+    if "Config group override must be a string" in message:
+        return "; what is null in the defaults list is left out with ~<group>, not with <group>=null"
     marker = "Could not override '"
     if not isinstance(error, ConfigCompositionException) or marker not in message:
         return ""

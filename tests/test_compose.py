@@ -211,6 +211,14 @@ def test_other_ranks_log_warnings_only(scratch: Path) -> None:
     assert done.stderr == ""
 
 
+def test_a_choice_that_is_null_is_told_how_to_be_left_out(scratch: Path) -> None:
+    done = start(scratch, "choice=null")
+    assert done.returncode == 2
+    assert "is left out with ~<group>" in done.stderr
+    left_out = compose_config("playground", ["~reader@readers.one"])  # as docs/playground.md has it
+    assert left_out.build("readers") == {}
+
+
 @pytest.mark.parametrize("name", program_names())
 def test_every_program_names_the_nearest_key(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(program_path(name)), "run_nmae=x"]

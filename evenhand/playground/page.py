@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 
 SHARP_BELOW_PX = 256  # a browser would blur an image that is shown much larger than it is
 PLACE = tuple[int, str]
-# Colours are the page's own (light or dark); a change is told by a word, not by a colour alone.
+# Colours are the page's own (light or dark); a change is told by a word, not by a colour alone. The class named twice
+# outweighs what gradio says of tables, which breaks words.
 STYLE = """<style>
 .pairs{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));margin:0;padding:0}
 .pair{border:1px solid var(--border-color-primary,#888);border-radius:.5rem;padding:.75rem;min-width:0}
 .pair h3{margin:0 0 .5rem;font-size:1rem}.pair .both{display:grid;grid-template-columns:1fr 1fr;gap:.5rem}
 .pair figure{margin:0;min-width:0}.pair img{width:100%;height:auto;display:block;border-radius:.25rem}
 .pair img.sharp{image-rendering:pixelated}.pair figcaption{font-size:.85rem;margin-top:.25rem}
-.readings{width:100%;border-collapse:collapse;font-size:.85rem;margin:.5rem 0;table-layout:fixed}
-.readings th,.readings td{text-align:left;vertical-align:top;padding:.2rem .4rem .2rem 0;overflow-wrap:anywhere;
-border-bottom:1px solid var(--border-color-primary,#888)}
+.wide{overflow-x:auto;margin:.5rem 0 .75rem}
+table.readings.readings{width:100%;border-collapse:collapse;font-size:.85rem;margin:0}
+table.readings.readings,table.readings.readings tr{border:0}
+table.readings.readings :is(th,td){text-align:left;vertical-align:top;padding:.2rem .4rem .2rem 0;border:0;
+overflow-wrap:break-word;word-break:normal;border-bottom:1px solid var(--border-color-primary,#888)}
 .asked,.note,.problem,.unread{overflow-wrap:anywhere}.note,.unread{font-size:.85rem}
 .problem{border:2px solid currentColor;border-radius:.5rem;padding:.75rem;font-weight:600}
 </style>"""
@@ -147,7 +150,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
         for row in rows
     )
-    return f'<table class="readings"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="readings"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="wide">{table}</div>'
 
 
 def _data_uri(image: Image.Image) -> str:
