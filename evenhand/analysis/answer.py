@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,9 +103,14 @@ def _second_opinion(table: ReadingTable, others: Mapping[str, Index], agreement:
             continue
         found = [row for row in agreement if (row.other, row.attribute) == (reader, attribute)]
         shares = [row.share for row in found if row.share is not None]
-        agreed = f"; it agrees on {percent(min(shares))} % of images or more" if shares else ""
+        agreed = f"; it agrees on {_at_least(min(shares))}" if shares else ""
         texts.append(f"Reader {reader}: {signed(change.value)}, {interval_text(change, change.level)}{agreed}.")
     return texts[:MOST_NAMED]
+
+
+def _at_least(share: float) -> str:
+    """Rounded down, so that 99.6 % are not called all."""
+    return "all images" if share == 1 else f"at least {math.floor(100 * share)} % of each arm's images"
 
 
 def _verdict_sentence(plan: Plan, verdicts: Sequence[Verdict]) -> list[str]:

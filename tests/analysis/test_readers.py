@@ -51,6 +51,19 @@ def test_two_readers_that_agree_let_a_reduction_be_called_what_it_is() -> None:
     assert "Reader second" in results.answer
 
 
+@pytest.mark.parametrize(
+    ("num_other", "told"), [(0, "it agrees on all images"), (1, "it agrees on at least 99 % of each arm's images")]
+)
+def test_what_readers_agree_on_is_not_rounded_up_to_all(num_other: int, told: str) -> None:
+    """Of 288 images of an arm one is 0.35 %."""
+    prompts, rows = reduced()
+    other = {VALUES[0]: VALUES[1], VALUES[1]: VALUES[0]}
+    again = [{**row, "reader": "second"} for row in rows]
+    for row in again[:num_other]:
+        row["value"] = other[row["value"]]
+    assert told in results_of(plan_row(prompts), rows + again).answer
+
+
 def test_one_reader_alone_is_suggestive_and_so_is_one_that_disagrees() -> None:
     prompts, rows = reduced()
     alone = results_of(plan_row(prompts), rows).verdict()
