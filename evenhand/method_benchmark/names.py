@@ -7,3 +7,4 @@ BASE = "base"
 NO_CHOICE = "none"
 TRAINING_FOLDER = "training"
 CERTIFICATE = "certificate.json"
+NOT_DONE = "not done yet"  # how the reason begins why a run is missing that nobody has begun or ended

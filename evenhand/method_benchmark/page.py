@@ -9,7 +9,7 @@ from pathlib import Path
 from evenhand.files import atomic_path, write_json_atomic, write_text_atomic
 from evenhand.method_benchmark.bars import MET, MET_UNSURE, MISSED
 from evenhand.method_benchmark.measured import QUALITY, Cost
-from evenhand.method_benchmark.names import ADAPTER_ARM, BASE
+from evenhand.method_benchmark.names import ADAPTER_ARM, BASE, NOT_DONE
 from evenhand.method_benchmark.plan import Benchmark
 from evenhand.method_benchmark.plot import draw
 from evenhand.method_benchmark.standings import Entry, Standing, Table, table_json
@@ -150,9 +150,7 @@ def _stands(one: Standing, table: Table, entry: Entry) -> str:
 
 
 def _case(content: Content, one: Standing, place: Path) -> list[str]:
-    missing = {label: why for label, why in content.missing.items() if label.startswith(f"{one.case}, ")}
-    lines = [f"- {label}: {reason}" for label, reason in missing.items()]
-    gaps = ["**Missing here:**", "\n".join(lines)] if lines else []
+    gaps = _missing(content, f"{one.case}, ")
     if not one.tables:
         return [f"## {one.case}", "Nothing was measured.", *gaps]
     return [
@@ -167,6 +165,16 @@ def _case(content: Content, one: Standing, place: Path) -> list[str]:
         _guards(one),
         _costs(one, content.benchmark.budget_seconds),
     ]
+
+
+def _missing(content: Content, case: str) -> list[str]:
+    """The runs of a case that are not in the page: those that were not run in one line, each other with its reason."""
+    missing = {label: why for label, why in content.missing.items() if label.startswith(case)}
+    not_run = [label.removeprefix(case) for label, why in missing.items() if why.startswith(NOT_DONE)]
+    lines = [f"- {label}: {why}" for label, why in missing.items() if not why.startswith(NOT_DONE)]
+    if not_run:
+        lines.append(f"- {NOT_DONE}: {'; '.join(not_run)}")
+    return ["**Missing here:**", "\n".join(lines)] if lines else []
 
 
 def headline(one: Standing) -> str:

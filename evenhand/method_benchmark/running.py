@@ -13,6 +13,7 @@ from evenhand.jobs import one_line
 from evenhand.launch import LOG_FILE, run_program
 from evenhand.method_benchmark.kept import keep, kept, kept_file, why_not_kept
 from evenhand.method_benchmark.measured import Measured, measured
+from evenhand.method_benchmark.names import NOT_DONE
 from evenhand.method_benchmark.plan import EVALUATE, OF_THE_RUN, PRIMARY, Benchmark, Run, Step, note_of
 from evenhand.processes import ChildCrashed
 
@@ -86,7 +87,7 @@ def what_is_missing(benchmark: Benchmark, run: Run) -> str | None:
     for step in benchmark.steps(run):
         note = note_of(step)
         if not (note.is_file() and step.done.is_file()):
-            return f"not done yet: {step.label}"
+            return f"{NOT_DONE}: {step.label}"
         done = read_json(note)
         if done["overrides"] != list(step.overrides):
             return f"{step.label}: it was done with other overrides, {_only_in(done['overrides'], step.overrides)}"

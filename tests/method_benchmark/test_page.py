@@ -81,6 +81,9 @@ def test_what_is_missing_stands_with_its_case_and_in_front(tmp_path: Path, one: 
     assert "**2 of 3 runs are missing**" in page
     assert "- occupations, align, seed 0: no luck" in page.split("## occupations")[1]
     assert "market" not in page.split("## occupations")[1]
+    not_run = {f"occupations, align, seed {seed}": "not done yet: a set" for seed in (1, 2)}
+    grouped = markdown(replace(content(tmp_path, one), missing=not_run), tmp_path / "page.md")
+    assert "**Missing here:**\n\n- not done yet: align, seed 1; align, seed 2\n" in grouped
 
 
 def test_what_is_left_out_by_choice_is_said_and_is_not_missing(tmp_path: Path, one: Standing) -> None:
