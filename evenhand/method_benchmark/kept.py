@@ -1,4 +1,4 @@
-"""A run's result as a file of its own: some fifty kilobytes that stay when its folder, with images and weights, is gone.
+"""A run's result as a file of its own: fifty kilobytes that stay when its folder, with images and weights, is gone.
 
 Several machines that each run a part of a benchmark can share a folder of them, and a page can be checked by others.
 """

@@ -158,6 +158,7 @@ def _case(content: Content, one: Standing, place: Path) -> list[str]:
         headline(one),
         *gaps,
         _distances(one),
+        *_furthest(one),
         "\n".join(f"- {note}" for note in one.notes),
         f"![{one.case}: the distances as a picture]({plot_name(place, one.case)})",
         *_bars(content, one),
@@ -242,6 +243,23 @@ def _cell(table: Table, name: str) -> str:
         return NONE
     text = interval_text(entry.rms)
     return f"**{text}**" if entry is table.entries[0] else text + (TIED_MARK if entry.tied else "")
+
+
+def _furthest(one: Standing) -> list[str]:
+    """Where each competitor fails most: the concepts that are furthest from the target."""
+    tables = [table for table in one.tables if len({entry.furthest for entry in table.entries}) > 1]
+    if not tables:
+        return []
+    rows = []
+    for name in _names(one):
+        cells = []
+        for table in tables:
+            entry = next((entry for entry in table.entries if entry.competitor == name), None)
+            told = [] if entry is None else [f"{concept} {distance:.2f}" for concept, distance in entry.furthest]
+            cells.append(", ".join(told) or NONE)
+        rows.append([name, *cells])
+    heads = ["furthest from the target", *(f"{table.suite}: {table.attribute}" for table in tables)]
+    return [_markdown_table(heads, rows)]
 
 
 def interval_text(interval: Interval, digits: int = 3) -> str:

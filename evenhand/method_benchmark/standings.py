@@ -22,6 +22,7 @@ from evenhand.stats.trainings import Floats, crossed_difference, crossed_interva
 
 # One mean for every kind of question, in the order in which they are shown.
 SUITE_ORDER = ("train", "heldout", "offtemplate", "groups", "scene")
+NUM_FURTHEST = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,8 @@ class Entry:
 
     ``behind`` is its squared distance minus that of the nearest, prompt by prompt; ``tied`` where its interval holds
     zero. ``behind_held`` and ``tied_held`` are the same against the nearest of those that held every guard; None where
-    nobody did. Who is nearest is tied with itself.
+    nobody did. Who is nearest is tied with itself. ``furthest`` are the concepts furthest from the target, each
+    with the root of its mean squared distance over trainings and prompts.
     """
 
     competitor: str
@@ -41,6 +43,7 @@ class Entry:
     tied: bool
     behind_held: Interval | None
     tied_held: bool | None
+    furthest: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +218,18 @@ class _Suite:
             tied=name == nearest or _is_tied(of_best, num_prompts),
             behind_held=of_held,
             tied_held=None if of_held is None else name == nearest_held or _is_tied(of_held, num_prompts),
+            furthest=self.furthest(name),
         )
+
+    def furthest(self, name: str) -> tuple[tuple[str, float], ...]:
+        """The concepts that are furthest from the target, the furthest first; those exactly at it are left out."""
+        means_J = self.values_SJ[name].mean(axis=0)
+        by_concept = {
+            concept: float(np.mean([mean for mean, own in zip(means_J, self.concepts, strict=True) if own == concept]))
+            for concept in dict.fromkeys(self.concepts)
+        }
+        order = sorted(by_concept, key=lambda concept: -by_concept[concept])[:NUM_FURTHEST]
+        return tuple((concept, by_concept[concept] ** 0.5) for concept in order if by_concept[concept] > 0)
 
 
 def _table(
@@ -305,6 +319,7 @@ def table_json(table: Table) -> dict[str, Any]:  # Any: JSON
                 "tied": entry.tied,
                 "behind_held": None if entry.behind_held is None else entry.behind_held._asdict(),
                 "tied_held": entry.tied_held,
+                "furthest": [list(pair) for pair in entry.furthest],
             }
             for entry in table.entries
         ],

@@ -86,6 +86,14 @@ def test_what_is_missing_stands_with_its_case_and_in_front(tmp_path: Path, one: 
     assert "**Missing here:**\n\n- not done yet: align, seed 1; align, seed 2\n" in grouped
 
 
+def test_where_a_competitor_fails_most_is_told(tmp_path: Path, one: Standing) -> None:
+    page = markdown(content(tmp_path, one), tmp_path / "page.md")
+    far = next(entry for entry in one.tables[0].entries if entry.competitor == "far")
+    told = ", ".join(f"{concept} {distance:.2f}" for concept, distance in far.furthest)
+    assert "| furthest from the target | heldout: presentation |" in page
+    assert f"| far | {told} |" in page
+
+
 def test_what_is_left_out_by_choice_is_said_and_is_not_missing(tmp_path: Path, one: Standing) -> None:
     whole = markdown(content(tmp_path, one), tmp_path / "page.md")
     part = markdown(content(tmp_path, one, without=("occupations/curated-s1",)), tmp_path / "page.md")

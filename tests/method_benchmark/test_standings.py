@@ -185,3 +185,16 @@ def test_the_noise_of_a_runs_images_is_at_least_that_of_drawing_them_and_at_most
 def test_of_nothing_there_is_no_table() -> None:
     assert of([]).tables == ()
     assert of([]).main_table is None
+
+
+def test_the_concepts_that_are_furthest_from_the_target_are_named_with_their_distance_over_trainings() -> None:
+    """By hand: squares of 0.16 and 0.36 over two trainings have a mean of 0.26; what is below zero is no distance."""
+    ids = ["librarian", "pilot", "nurse", "cook"]
+    one = drawn("curated", 0, np.array([0.16, 0.01, -0.02, 0.0]), ids)
+    two = drawn("curated", 1, np.array([0.36, 0.03, -0.02, 0.0]), ids)
+    (table,) = standing("occupations", [one, two], bars={}, level=0.95).tables
+    curated = next(entry for entry in table.entries if entry.competitor == "curated")
+    assert [name for name, _ in curated.furthest] == ["librarian", "pilot"]
+    assert [distance for _, distance in curated.furthest] == pytest.approx([0.26**0.5, 0.02**0.5])
+    base = next(entry for entry in table.entries if entry.competitor == "base")
+    assert len(base.furthest) == 3
