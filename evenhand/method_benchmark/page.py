@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def markdown(content: Content, place: Path) -> str:
             f"**{len(content.missing)} of {len(benchmark.runs)} runs are missing**, and named with their case."
         )
     if any(content.commits):
-        made = [f"{commit or 'an installed package'} ({count})" for commit, count in content.commits.items()]
+        made = [f"{_short(commit)} ({count})" for commit, count in content.commits.items()]
         parts.append(f"Trained with evenhand at {', '.join(made)}; in brackets the runs.")
     if benchmark.without:
         parts.append(f"No part of it, by choice: {', '.join(benchmark.without)}.")
@@ -102,6 +103,11 @@ def markdown(content: Content, place: Path) -> str:
     for one in content.standings:
         parts += _case(content, one, place)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _short(commit: str | None) -> str:
+    """The first twelve digits of a commit, with what is said behind them."""
+    return re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", commit) if commit else "an installed package"
 
 
 def _overview(content: Content) -> str:

@@ -103,9 +103,10 @@ def test_what_is_left_out_by_choice_is_said_and_is_not_missing(tmp_path: Path, o
 
 
 def test_the_commits_that_the_runs_were_made_with_are_told(tmp_path: Path, one: Standing) -> None:
-    made = replace(content(tmp_path, one), commits={"abc": 7, None: 1})
-    assert "Trained with evenhand at abc (7), an installed package (1); in brackets the runs." in markdown(
-        made, tmp_path / "page.md"
+    made = replace(content(tmp_path, one), commits={"0123456789abcdef, changed": 7, None: 1})
+    assert (
+        "Trained with evenhand at 0123456789ab, changed (7), an installed package (1); in brackets the runs."
+        in markdown(made, tmp_path / "page.md")
     )
     assert "Trained with evenhand at" not in markdown(replace(made, commits={None: 8}), tmp_path / "page.md")
 
