@@ -1,4 +1,4 @@
-"""What stock diffusers makes of an adapter's file: the same images to the last bit, for every kind of adapter.
+"""What stock diffusers makes of an adapter's file: the same images up to rounding, for every kind of adapter.
 
 The expected images come from diffusers' own pipeline and loader, which know nothing of evenhand.
 """
@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from evenhand.adapters.lora import detach, load
 from tests.adapters.test_lora import CARD
 from tests.adapters.variants import VARIANTS, trained
-from tests.tiny import IMAGE_PX, load_sd, load_sdxl
+from tests.tiny import IMAGE_PX, alike, load_sd, load_sdxl
 
 CAPTION = "a portrait of a mechanic"
 STOCK = """
@@ -66,12 +66,12 @@ def test_every_kind_of_adapter_makes_the_same_image_in_stock_diffusers(
     ours = latents(base.pipeline)
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.load_lora_weights(tmp_path)
-    assert np.array_equal(latents(pipeline), ours)
+    assert alike(latents(pipeline), ours)
     assert np.abs(ours - unchanged).max() > 0.01
     detach(base)
     assert np.array_equal(latents(base.pipeline), unchanged)
     load(base, tmp_path)
-    assert np.array_equal(latents(base.pipeline), ours)
+    assert alike(latents(base.pipeline), ours)
 
 
 @pytest.mark.slow
@@ -90,5 +90,5 @@ def test_every_kind_of_adapter_makes_the_same_image_in_a_fresh_process(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == []
     with np.load(tmp_path / "made.npz") as made:
-        assert {name: float(np.abs(made[name] - ours[name]).max()) for name in VARIANTS} == dict.fromkeys(VARIANTS, 0.0)
+        assert [name for name in VARIANTS if not alike(made[name], ours[name])] == []
     assert len({value.tobytes() for value in ours.values()}) == len(ours)
