@@ -54,7 +54,8 @@ def run_all(benchmark: Benchmark) -> None:
         note = run.folder / FAILURE_FILE
         if reason is None:
             note.unlink(missing_ok=True)
-            keep(benchmark, measured(run, benchmark.bars))
+            if benchmark.results_folder is not None:
+                keep(benchmark, measured(run, benchmark.bars))
         else:
             log.error("%s failed: %s", run.label, reason)
             write_json_atomic(note, {"error": reason})
